@@ -1,0 +1,80 @@
+"""Labels of a classifier: given as a list, as a mapping to names, or in a file."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clipkit.errors import ConfigError
+
+Labels = Sequence[str] | Mapping[str, str | Sequence[str]] | str | Path
+"""Labels, labels with the names that stand for them, or a txt, json or csv file of either."""
+
+LABEL_SUFFIXES = (".txt", ".json", ".csv")
+
+
+def resolve_labels(labels: Labels) -> dict[str, tuple[str, ...]]:
+    """Return each label with the names (synonyms, descriptions) that stand for it in prompts.
+
+    Args:
+        labels: a list; a mapping from label to one name or several; or a file: txt (one label a
+            line), json (a list or a mapping), csv (label, and names in the further columns).
+
+    Raises:
+        ConfigError: no file, no label, an empty label, or one that occurs twice.
+
+    >>> resolve_labels({"cat": ["cat", "kitten"]})
+    {'cat': ('cat', 'kitten')}
+    """
+    where = "labels"
+    if isinstance(labels, str | Path):
+        where = f"labels file {str(labels)!r}"
+        rows = _read(Path(labels), where)
+    elif isinstance(labels, Mapping):
+        rows = list(labels.items())
+    else:
+        rows = [(label, label) for label in labels]
+    return _checked(rows, where)
+
+
+def _read(path: Path, where: str) -> list[tuple[Any, Any]]:
+    suffix = path.suffix.lower()
+    if suffix not in LABEL_SUFFIXES:
+        endings = ", ".join(LABEL_SUFFIXES)
+        raise ConfigError(f"{where} does not end in one of {endings}; give a list for labels")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        content = json.loads(text) if suffix == ".json" else None
+    except OSError as error:
+        raise ConfigError(f"{where} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{where} is damaged: {error}") from None
+    if suffix == ".txt":
+        return [(line.strip(), line.strip()) for line in text.splitlines() if line.strip()]
+    if suffix == ".csv":
+        lines = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines())]
+        filled = [[cell for cell in row if cell] for row in lines if any(row)]
+        return [(row[0], tuple(row[1:]) or row[0]) for row in filled]
+    if isinstance(content, list):
+        return [(label, label) for label in content]
+    if isinstance(content, dict):
+        return list(content.items())
+    raise ConfigError(f"{where} holds neither a list of labels nor a mapping from label to names")
+
+
+def _checked(rows: Sequence[tuple[Any, Any]], where: str) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for label, given in rows:
+        names = (given,) if isinstance(given, str) else given
+        right = isinstance(names, Sequence) and all(isinstance(n, str) for n in (label, *names))
+        if not right or not names:
+            raise ConfigError(f"{where}: label {label!r} needs text for its name, not {given!r}")
+        if not all(text.strip() for text in (label, *names)):
+            raise ConfigError(f"{where}: label {label!r} is empty or has an empty name")
+        if label in found:
+            raise ConfigError(f"{where}: label {label!r} occurs twice")
+        found[label] = tuple(names)
+    if not found:
+        raise ConfigError(f"{where}: there is no label")
+    return found

@@ -1,0 +1,88 @@
+"""A data set in memory: rows, class names, and what could not be used."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+from PIL.Image import Image
+
+from clipkit.packages import default_threads, file_sha256
+from clipkit.types import ImageSource, Reject, Sample
+
+
+def caption_key(caption: str) -> str:
+    """Return what is equal for captions that say the same, whatever their case and spaces."""
+    return " ".join(caption.lower().split())
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Rows of images, captions and labels, ready to be trained on, classified or embedded.
+
+    Attributes:
+        name: what results call it.
+        samples: the rows that can be used, as far as is known without decoding.
+        class_names: the manifest's, else the labels that occur, sorted; empty if there are none.
+        templates: prompts that suit the labels, each with one `{}`; empty if the manifest has none.
+        rejects: the rows that cannot be used; with `samples` they make up the whole input.
+        licence: of the data.
+        homepage: of the data.
+    """
+
+    name: str
+    samples: Sequence[Sample]
+    class_names: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+    rejects: tuple[Reject, ...] = ()
+    licence: str = ""
+    homepage: str = ""
+
+    def __len__(self) -> int:
+        """Return the number of usable rows."""
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return one row."""
+        return self.samples[index]
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Iterate over the rows."""
+        return iter(self.samples)
+
+    def fingerprint(self) -> str:
+        """Return `sha256:...` of the content: ids, captions, labels and the bytes of the images.
+
+        Neither paths nor timestamps count. All images are read once; the object remembers.
+        """
+        digest = hashlib.sha256()
+        for sample, image in zip(self.samples, self._image_hashes, strict=True):
+            row = json.dumps([sample.id, sample.captions, sample.label, image])
+            digest.update(row.encode())
+        return f"sha256:{digest.hexdigest()}"
+
+    def image_keys(self) -> list[int]:
+        """Return a number for each row, equal where the bytes of the images are equal."""
+        numbers: dict[str, int] = {}
+        return [numbers.setdefault(image, len(numbers)) for image in self._image_hashes]
+
+    @cached_property
+    def _image_hashes(self) -> list[str]:
+        with ThreadPoolExecutor(default_threads()) as pool:
+            return list(pool.map(_image_hash, (sample.image for sample in self.samples)))
+
+
+def _image_hash(image: ImageSource | None) -> str:
+    """Return the sha256 of an image as it is stored, undecoded."""
+    if image is None:
+        return "none"
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).hexdigest()
+    if isinstance(image, Image):
+        return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
+    try:
+        return file_sha256(image)
+    except OSError:
+        return "unreadable"  # decoding will reject the row; reading it is not what fails here

@@ -1,0 +1,148 @@
+"""Manifests: files of `data_manifests/` that say where a data set is and how it is read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clipkit.data.table import Columns
+from clipkit.errors import DataError, did_you_mean
+from clipkit.packages import shipped_folder
+
+# What `source` may hold, by its kind.
+_SOURCE_KEYS = {
+    "folder": {"root"},
+    "table": {"root", "path", "rows", "images"},
+    "openmoji": {"size", "split_by", "holdout"},
+}
+_SPLIT_KEYS = ({"file"}, {"path"}, {"column", "value"})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A checked file of `data_manifests/`: where a data set is and how it is read.
+
+    Attributes:
+        name: what results call the data set.
+        source: `kind` (folder, table or openmoji) and the options of that kind.
+        path: the file.
+        title: one line on what it is.
+        licence: of the data.
+        homepage: of the data.
+        columns: which columns hold what.
+        splits: for each name `{file: ...}`, `{path: ...}` or `{column: ..., value: ...}`.
+        class_names: of a labelled set.
+        templates: prompts that suit them, each with one `{}`.
+    """
+
+    name: str
+    source: Mapping[str, Any]
+    path: Path
+    title: str = ""
+    licence: str = ""
+    homepage: str = ""
+    columns: Columns = field(default_factory=Columns)
+    splits: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+
+
+def list_manifests() -> dict[str, Path]:
+    """Return the data sets that ship with clipkit: their names and manifest files."""
+    return {path.stem: path for path in sorted(shipped_folder("data_manifests").glob("*.yaml"))}
+
+
+def read_manifest(name: str | Path) -> Manifest:
+    """Read and check a manifest, by its file or by the name of one that ships.
+
+    Raises:
+        DataError: there is none, or it has problems; all of them are named.
+    """
+    path = list_manifests().get(str(name), Path(name))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        near = did_you_mean(str(name), list_manifests())
+        raise DataError(f"no manifest {str(name)!r}: {error.strerror}{near}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    problems = _problems(content)
+    if problems:
+        raise DataError(
+            "\n".join([f"{path} cannot be used:", *(f"  - {problem}" for problem in problems)])
+        )
+    content = {key: value for key, value in content.items() if value is not None}
+    return Manifest(
+        **{
+            **content,
+            "path": path,
+            "columns": Columns(**content.get("columns", {})),
+            "class_names": tuple(content.get("class_names", ())),
+            "templates": tuple(content.get("templates", ())),
+        }
+    )
+
+
+def _problems(content: Any) -> list[str]:
+    """Return everything that is wrong with what a manifest says."""
+    if not isinstance(content, dict):
+        return ["it is not a mapping of fields"]
+    problems = _unknown("field", content, {part.name for part in fields(Manifest)} - {"path"})
+    for key in ("name", "title", "licence", "homepage"):
+        if not isinstance(content.get(key, ""), str):
+            problems.append(f"{key} is not text: {content[key]!r}")
+    if not content.get("name"):
+        problems.append("name is missing")
+    for key in ("class_names", "templates"):
+        value = content.get(key) or []
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            problems.append(f"{key} is not a list of texts; numbers and yes or no need quotes")
+        elif key == "templates":
+            problems += [
+                f"template {t!r} has not exactly one {{}}" for t in value if t.count("{}") != 1
+            ]
+        elif len(set(value)) < len(value):
+            problems.append("class_names has a name twice")
+    problems += _source_problems(content.get("source"))
+    columns = content.get("columns") or {}
+    if not isinstance(columns, dict) or not all(isinstance(c, str) for c in columns.values()):
+        problems.append("columns is not a mapping such as {image: file_name, caption: text}")
+    else:
+        problems += _unknown("column", columns, {part.name for part in fields(Columns)})
+    splits = content.get("splits") or {}
+    for split, how in splits.items() if isinstance(splits, dict) else [("splits", splits)]:
+        if not isinstance(how, dict) or set(how) not in _SPLIT_KEYS:
+            problems.append(
+                f"split {split!r} is none of {{file}}, {{path}}, {{column, value}}: {how!r}"
+            )
+    return problems
+
+
+def _source_problems(source: Any) -> list[str]:
+    if not isinstance(source, dict) or "kind" not in source:
+        return [f"source is not a mapping with a kind; kinds: {', '.join(_SOURCE_KEYS)}"]
+    kind = source["kind"]
+    if kind not in _SOURCE_KEYS:
+        return [f"source has kind {kind!r}{did_you_mean(str(kind), _SOURCE_KEYS)}"]
+    problems = _unknown(f"option of a source of kind {kind}", source, _SOURCE_KEYS[kind] | {"kind"})
+    for key in ("root", "path", "images"):
+        if not isinstance(source.get(key, ""), str):
+            problems.append(f"source.{key} is not text: {source[key]!r}")
+    if kind == "folder" and "root" not in source:
+        problems.append("source has no root: the folder of images")
+    if kind == "table" and ("path" in source) == ("rows" in source):
+        problems.append("source needs either a path or rows")
+    rows = source.get("rows", [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        problems.append("source.rows is not a list of mappings")
+    return problems
+
+
+def _unknown(what: str, given: Mapping[str, Any], known: set[str]) -> list[str]:
+    return [
+        f"unknown {what} {key!r}{did_you_mean(str(key), known)}"
+        for key in given
+        if key not in known
+    ]

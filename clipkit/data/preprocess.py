@@ -1,0 +1,156 @@
+"""From an RGB picture to the tensor that a model sees, for training and for evaluation."""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from clipkit.data.decode import decode_image
+from clipkit.errors import ConfigError
+from clipkit.types import ImageSource, Preprocessing
+
+INTERPOLATIONS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+}
+
+
+def to_pixels(
+    image: Image.Image, preprocessing: Preprocessing
+) -> UInt8[np.ndarray, "height width channels"]:
+    """Scale and crop one picture for evaluation.
+
+    Equals torchvision's `Resize(resize_to, antialias=True)` and `CenterCrop(size)` on PIL images,
+    or with `resize="squash"` its `Resize((size, size))`.
+
+    Args:
+        image: an RGB picture, as `decode_image` returns it.
+        preprocessing: what the model was trained with.
+
+    Returns:
+        A new array of `size` x `size` pixels, 0 to 255.
+
+    Raises:
+        ConfigError: `preprocessing` names no known interpolation or way to resize.
+    """
+    size = preprocessing.size
+    filter_ = _interpolation(preprocessing)
+    if preprocessing.resize == "squash":
+        return _array(_resized(image, (size, size), filter_))
+    target = _shorter_side(preprocessing)
+    shorter, longer = sorted(image.size)
+    long_target = int(target * longer / shorter)
+    wide = image.width > image.height
+    whole = _resized(image, (long_target, target) if wide else (target, long_target), filter_)
+    left, top = round((whole.width - size) / 2), round((whole.height - size) / 2)
+    return _array(whole.crop((left, top, left + size, top + size)))
+
+
+def load_pixels(
+    source: ImageSource, preprocessing: Preprocessing
+) -> UInt8[np.ndarray, "height width channels"]:
+    """Decode, scale and crop one image; a large JPEG is decoded at a part of its size.
+
+    Raises:
+        ImageError: the image cannot be used.
+        ConfigError: `preprocessing` names no known interpolation or way to resize.
+    """
+    return to_pixels(decode_image(source, near=_shorter_side(preprocessing)), preprocessing)
+
+
+def normalize(
+    pixels: UInt8[Tensor, "batch height width channels"], preprocessing: Preprocessing
+) -> Float[Tensor, "batch channels height width"]:
+    """Return `(pixels / 255 - mean) / std` in float32, channels first, on the device of `pixels`.
+
+    The memory stays channels last, the order that convolutions like best; `pixels` is not changed.
+    """
+    mean = torch.tensor(preprocessing.mean, dtype=torch.float32, device=pixels.device) * 255
+    std = torch.tensor(preprocessing.std, dtype=torch.float32, device=pixels.device) * 255
+    return pixels.to(torch.float32).sub_(mean).div_(std).permute(0, 3, 1, 2)
+
+
+def augment_pixels(
+    image: Image.Image,
+    preprocessing: Preprocessing,
+    rng: np.random.Generator,
+    *,
+    min_scale: float = 0.5,
+    flip: bool = False,
+) -> UInt8[np.ndarray, "height width channels"]:
+    """Scale a random crop to the model's size: the augmentation that CLIP was trained with.
+
+    Args:
+        image: an RGB picture, as `decode_image` returns it.
+        preprocessing: gives the size and the interpolation.
+        rng: where the randomness comes from; the same state gives the same crop.
+        min_scale: least share of the picture's area that the crop covers, above 0 and up to 1.
+        flip: mirror half of the crops; wrong where captions say left or right.
+
+    Returns:
+        A new array of `size` x `size` pixels, 0 to 255.
+
+    Raises:
+        ConfigError: `min_scale` is not above 0 and up to 1.
+    """
+    if not 0 < min_scale <= 1:
+        raise ConfigError(f"min_scale must be above 0 and up to 1, not {min_scale}")
+    box = _random_box(image.width, image.height, rng, min_scale)
+    size = (preprocessing.size, preprocessing.size)
+    crop = image.resize(size, _interpolation(preprocessing), box=box)
+    if flip and rng.random() < 0.5:
+        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return _array(crop)
+
+
+def _random_box(
+    width: int, height: int, rng: np.random.Generator, min_scale: float
+) -> tuple[int, int, int, int]:
+    """Draw a box with min_scale to 1 of the area and an aspect of 3:4 to 4:3 (Szegedy 2014)."""
+    for _ in range(10):
+        area = width * height * rng.uniform(min_scale, 1.0)
+        aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        box_width, box_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            left = int(rng.integers(0, width - box_width + 1))
+            top = int(rng.integers(0, height - box_height + 1))
+            return left, top, left + box_width, top + box_height
+    box_width, box_height = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    left, top = (width - box_width) // 2, (height - box_height) // 2
+    return left, top, left + box_width, top + box_height
+
+
+def _resized(image: Image.Image, size: tuple[int, int], filter_: Image.Resampling) -> Image.Image:
+    return image if image.size == size else image.resize(size, filter_)
+
+
+def _array(image: Image.Image) -> UInt8[np.ndarray, "height width channels"]:
+    return np.array(image, dtype=np.uint8)
+
+
+def _interpolation(preprocessing: Preprocessing) -> Image.Resampling:
+    if preprocessing.interpolation not in INTERPOLATIONS:
+        raise ConfigError(
+            f"preprocessing has interpolation {preprocessing.interpolation!r}; "
+            f"known: {', '.join(INTERPOLATIONS)}"
+        )
+    return INTERPOLATIONS[preprocessing.interpolation]
+
+
+def _shorter_side(preprocessing: Preprocessing) -> int:
+    """Return the length that the shorter side is scaled to, once it is known to be a sane one."""
+    if preprocessing.resize == "squash":
+        return preprocessing.size
+    if preprocessing.resize != "shortest":
+        raise ConfigError(
+            f"preprocessing has resize {preprocessing.resize!r}; known: shortest, squash"
+        )
+    target = preprocessing.resize_to or preprocessing.size
+    if target < preprocessing.size:
+        raise ConfigError(
+            f"preprocessing has resize_to {target}, less than its size {preprocessing.size}"
+        )
+    return target

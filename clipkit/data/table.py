@@ -1,0 +1,318 @@
+"""Tables of images and captions: csv, tsv, JSON lines, or rows written into a manifest."""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clipkit.data.decode import IMAGE_SUFFIXES
+from clipkit.errors import DataError, did_you_mean
+from clipkit.types import Reject, Sample
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
+
+# For each part of a sample the column names that are recognised, the likeliest first.
+_RECOGNISED = {
+    "image": ("image", "file_name", "filename", "filepath", "path", "image_path", "img"),
+    "caption": ("caption", "captions", "text", "title", "sentence", "description"),
+    "label": ("label", "class", "category"),
+    "id": ("id", "image_id", "key"),
+}
+_NOTHING = {"", "nan", "none", "null"}
+
+Row = Mapping[str, Any]
+Keep = Callable[[Row, str], bool]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold the parts of a sample; for `None` the usual names are looked for."""
+
+    image: str | None = None
+    caption: str | None = None
+    label: str | None = None
+    id: str | None = None
+
+
+@dataclass
+class _Table:
+    """A table as it was read: its columns, its rows with their places, and the broken lines."""
+
+    columns: list[str]
+    rows: list[tuple[str, Row]] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+
+
+def read_table(
+    path: Path,
+    *,
+    columns: Columns | None = None,
+    root: Path | None = None,
+    keep: Keep | None = None,
+) -> tuple[list[Sample], list[Reject]]:
+    """Read a csv, tsv or JSON lines file; rows with the same image become one sample.
+
+    Args:
+        path: UTF-8, with or without a byte order mark; the first line of a csv or tsv names the
+            columns. The separator is that of comma, semicolon, tab and bar which parts it most.
+        columns: which columns hold what.
+        root: what image paths are relative to; the file's own folder when `None`.
+        keep: given a row and its image's name, whether the row is wanted.
+
+    Returns:
+        The samples in the order of their first rows, and the rows that cannot be used.
+
+    Raises:
+        DataError: the file cannot be read as a table, or has no column of images.
+    """
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        raise DataError(f"{path} is not one of {', '.join(TABLE_SUFFIXES)}")
+    lines = _read_lines(path)
+    table = _read_json(lines, path) if path.suffix.lower() == ".jsonl" else _read_csv(lines, path)
+    return _to_samples(table, str(path), columns or Columns(), root or path.parent, keep)
+
+
+def read_rows(
+    rows: Sequence[Row],
+    *,
+    where: str,
+    root: Path,
+    columns: Columns | None = None,
+    keep: Keep | None = None,
+) -> tuple[list[Sample], list[Reject]]:
+    """Read rows that were written into a manifest; otherwise as `read_table`."""
+    table = _Table(list(dict.fromkeys(key for row in rows for key in row)))
+    table.rows = [(f"{where} row {number}", row) for number, row in enumerate(rows, 1)]
+    return _to_samples(table, where, columns or Columns(), root, keep)
+
+
+def is_nothing(value: object) -> bool:
+    """Return whether a caption or label is none at all: empty, `None`, or what spells that."""
+    return value is None or str(value).strip().casefold() in _NOTHING
+
+
+def inside(root: Path, relative: str) -> Path | None:
+    """Return `root / relative`, or `None` when `..` would lead out of the root.
+
+    Symbolic links are not followed for this: whoever owns the folder may have put them there.
+    """
+    joined = Path(os.path.normpath(root / relative))
+    return joined if joined.is_relative_to(os.path.normpath(root)) else None
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = file.read().replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x}); "
+            "save it as UTF-8"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    if not any(line.strip() for line in lines):
+        raise DataError(f"{path} is empty")
+    return lines
+
+
+def _read_json(lines: list[str], path: Path) -> _Table:
+    table = _Table([])
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        place = f"{path} line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            table.rows.append((place, row))
+        else:
+            table.rejects.append(Reject(f"line {number}", "not a JSON object", place))
+    table.columns = list(dict.fromkeys(key for _, row in table.rows for key in row))
+    return table
+
+
+def _read_csv(lines: list[str], path: Path) -> _Table:
+    first = next(index for index, line in enumerate(lines) if line.strip())
+    separator = max(",;\t|", key=lambda mark: len(_record(lines, first, mark)[0]))
+    header, used = _record(lines, first, separator)
+    columns = [name.strip() for name in header]
+    if len(set(columns)) < len(columns):
+        raise DataError(f"{path} names a column twice: {', '.join(columns)}")
+    table = _Table(columns)
+    for number, fields in _records(lines, first + max(used, 1), separator, columns):
+        place = f"{path} line {number}"
+        if isinstance(fields, str):
+            table.rejects.append(Reject(f"line {number}", fields, place))
+        else:
+            table.rows.append((place, dict(zip(columns, fields, strict=True))))
+    return table
+
+
+def _records(
+    lines: list[str], start: int, separator: str, columns: list[str]
+) -> Iterator[tuple[int, list[str] | str]]:
+    """Yield each record's line number and its fields, or the reason why it has none.
+
+    A quote that is opened and never closed would swallow the lines that follow: such a line is
+    given up, and reading goes on with the very next one.
+    """
+    at = start
+    while at < len(lines):
+        line, number = lines[at], at + 1
+        if not line.strip():
+            at += 1
+            continue
+        head, found, rest = line.partition(separator)
+        if len(columns) == 2 and found and not head.startswith('"') and not rest.startswith('"'):
+            yield number, [head, rest]  # separators in an unquoted last column belong to its text
+            at += 1
+            continue
+        fields, used = _record(lines, at, separator)
+        swallowed = any(_is_row(line, separator, columns) for line in lines[at + 1 : at + used])
+        if not used or swallowed:
+            yield number, 'stray quote (")'
+            at += 1
+            continue
+        if len(columns) == 2 and len(fields) > 2:
+            fields = [fields[0], separator.join(fields[1:])]
+        if len(fields) != len(columns):
+            yield number, f"{'more' if len(fields) > len(columns) else 'fewer'} fields than columns"
+        else:
+            yield number, fields
+        at += used
+
+
+def _record(lines: list[str], at: int, separator: str) -> tuple[list[str], int]:
+    """Return a record's fields and how many lines it spans; 0 lines where its quotes are off."""
+    following = (lines[index] + "\n" for index in range(at, len(lines)))
+    reader = csv.reader(following, delimiter=separator, strict=True)
+    try:
+        return next(reader), reader.line_num
+    except csv.Error:
+        return [], 0
+
+
+def _is_row(line: str, separator: str, columns: list[str]) -> bool:
+    """Return whether a line inside a quoted field is a row of its own: one that names an image."""
+    fields = line.split(separator)
+    return len(fields) >= len(columns) and any(
+        value.strip().strip('"').lower().endswith(IMAGE_SUFFIXES) for value in fields
+    )
+
+
+def _to_samples(
+    table: _Table, where: str, columns: Columns, root: Path, keep: Keep | None
+) -> tuple[list[Sample], list[Reject]]:
+    names = _resolve(columns, table.columns, where)
+    building = _Samples(names, root, list(table.rejects))
+    for place, row in table.rows:
+        name = "" if is_nothing(row.get(names["image"])) else str(row[names["image"]]).strip()
+        if keep is None or keep(row, name):
+            building.add(place, name, row)
+    return building.finish(), building.rejects
+
+
+def _resolve(columns: Columns, there: Iterable[str], where: str) -> dict[str, str]:
+    """Return the column of each part, from what was asked for or else from the usual names."""
+    names = list(there)
+    listed = f"its columns are {', '.join(map(repr, names)) or 'none'}"
+    lowered = {name.lower(): name for name in reversed(names)}
+    found: dict[str, str] = {}
+    for part, recognised in _RECOGNISED.items():
+        asked = getattr(columns, part)
+        if asked is not None and asked not in names:
+            near = did_you_mean(asked, names)
+            raise DataError(f"{where} has no column {asked!r} for {part}; {listed}{near}")
+        usual = next((lowered[name] for name in recognised if name in lowered), None)
+        if chosen := asked or usual:
+            found[part] = chosen
+    if "image" not in found:
+        raise DataError(
+            f"{where} has no column of images that is recognised; {listed}; "
+            f"name one (image_column=...) or call it {' or '.join(_RECOGNISED['image'][:2])}"
+        )
+    return found
+
+
+class _Samples:
+    """Collects rows into samples, those of one image into one."""
+
+    def __init__(self, names: Mapping[str, str], root: Path, rejects: list[Reject]) -> None:
+        self.names = names
+        self.root = root
+        self.rejects = rejects
+        self.files: dict[str, Path | str] = {}
+        self.samples: dict[str, tuple[str, Path, list[str], str | None, Row]] = {}
+        self.ids: dict[str, str] = {}
+
+    def add(self, place: str, name: str, row: Row) -> None:
+        """Add one row, or list it with the reason why it cannot be used."""
+        id_ = self._text(row, "id") or name
+        if name not in self.files:
+            self.files[name] = self._find(name)
+        file = self.files[name]
+        if isinstance(file, str):
+            return self._reject(id_ or " ".join(place.split(" ")[-2:]), file, place)
+        captions, reasons = self._captions(row)
+        for reason in reasons:
+            self._reject(id_, reason, place)
+        if reasons and not captions:
+            return None
+        label = self._text(row, "label")
+        if name in self.samples:
+            if label != self.samples[name][3]:
+                return self._reject(id_, "label differs from an earlier row of the image", place)
+            self.samples[name][2].extend(captions)
+            return None
+        if self.ids.setdefault(id_, name) != name:
+            return self._reject(id_, "id is that of another image", place)
+        metadata = {key: value for key, value in row.items() if key not in self.names.values()}
+        self.samples[name] = (id_, file, captions, label, metadata)
+        return None
+
+    def finish(self) -> list[Sample]:
+        """Return the samples in the order of their first rows."""
+        return [
+            Sample(id_, file, tuple(captions), label, metadata)
+            for id_, file, captions, label, metadata in self.samples.values()
+        ]
+
+    def _reject(self, id_: str, reason: str, place: str) -> None:
+        self.rejects.append(Reject(id_, reason, place))
+
+    def _find(self, name: str) -> Path | str:
+        """Return the image's file, or the reason why there is none."""
+        if not name:
+            return "no image named"
+        if re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE):
+            return "image is an address, not a file"
+        file = Path(name) if Path(name).is_absolute() else inside(self.root, name)
+        if file is None:
+            return "path leads out of the root folder"
+        return file if file.is_file() else "file not found"
+
+    def _captions(self, row: Row) -> tuple[list[str], list[str]]:
+        """Return the row's captions, and for each that is none the reason."""
+        if "caption" not in self.names:
+            return [], []
+        value = row.get(self.names["caption"])
+        captions, reasons = [], []
+        for text in value if isinstance(value, list | tuple) and value else [value]:
+            if is_nothing(text):
+                reasons.append("empty caption")
+            elif isinstance(text, str | int | float):
+                captions.append(str(text).strip())
+            else:
+                reasons.append("caption is not text")
+        return captions, reasons
+
+    def _text(self, row: Row, part: str) -> str | None:
+        value = row.get(self.names[part]) if part in self.names else None
+        return None if is_nothing(value) else str(value).strip()

@@ -1,0 +1,242 @@
+"""From rows to features: the one way that classification, export and evaluation encode."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from clipkit.data.preprocess import load_pixels, normalize
+from clipkit.errors import ConfigError, ImageError
+from clipkit.models.dual_encoder import DualEncoder
+from clipkit.packages import default_threads
+from clipkit.types import ImageSource, Preprocessing, Progress
+
+EncodeImages = Callable[[Tensor], Tensor]
+EncodeTexts = Callable[[Mapping[str, Tensor]], Tensor]
+
+Pixels = UInt8[np.ndarray, "height width channels"]
+
+NO_IMAGE = "row has no image"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBatch:
+    """The features of some consecutive rows.
+
+    Attributes:
+        start: row number of the batch's first row, counted from 0 over the whole input.
+        indices: row numbers of the images that were encoded, ascending.
+        features: one row for each of `indices`: L2-normalised, float32, on the CPU.
+        errors: row number and reason of each image that cannot be used.
+    """
+
+    start: int
+    indices: list[int]
+    features: Float[Tensor, "images dim"]
+    errors: list[tuple[int, str]]
+
+
+def encode_texts(
+    model: DualEncoder,
+    texts: Sequence[str],
+    *,
+    batch_size: int = 256,
+    progress: Progress | None = None,
+    encode: EncodeTexts | None = None,
+) -> Float[Tensor, "texts dim"]:
+    """Encode texts, those of like length together: padding is work for nothing.
+
+    Args:
+        model: what encodes; the training mode of its parts is put back afterwards.
+        texts: any number of texts; what is longer than the model's context is cut.
+        batch_size: texts a forward pass.
+        progress: called after each batch.
+        encode: what to run in place of `model.encode_text`, such as one tower alone.
+
+    Returns:
+        `text_features` in the order of `texts`: L2-normalised, float32, on the CPU.
+
+    Raises:
+        ConfigError: `texts` is one string, or `batch_size` is below 1.
+    """
+    if isinstance(texts, str):
+        raise ConfigError(f"texts is one string; give a list: [{texts!r}]")
+    _check_batch_size(batch_size)
+    encode = encode or model.encode_text
+    features = torch.zeros(len(texts), model.dim)
+    longest_first = sorted(range(len(texts)), key=lambda row: len(texts[row]), reverse=True)
+    for start in range(0, len(texts), batch_size):
+        rows = longest_first[start : start + batch_size]
+        with inference(model):
+            tokens = model.tokenize([texts[row] for row in rows])
+            moved = {name: value.to(model.device) for name, value in tokens.items()}
+            encoded = encode(moved).cpu()
+        if start == 0:
+            features = torch.zeros(len(texts), encoded.shape[1])
+        features[rows] = encoded
+        if progress is not None:
+            progress(start + len(rows), len(texts))
+    return features
+
+
+def iter_image_features(
+    model: DualEncoder,
+    images: Iterable[ImageSource | None],
+    *,
+    batch_size: int = 64,
+    workers: int | None = None,
+    encode: EncodeImages | None = None,
+) -> Iterator[ImageBatch]:
+    """Encode images batch by batch, in input order, while threads decode the next ones.
+
+    At most two batches of images are held at a time, so `images` may be an endless generator.
+
+    Args:
+        model: what encodes; the training mode of its parts is put back after each batch.
+        images: undecoded images; `None` is a row that has none and becomes an error.
+        batch_size: input rows a batch; those that cannot be decoded are missing from it.
+        workers: threads that decode; the number of cores, at most 8, when `None`.
+        encode: what to run in place of `model.encode_image`, such as one tower alone.
+
+    Yields:
+        One batch for each `batch_size` rows, also when none of them could be decoded.
+
+    Raises:
+        ConfigError: `batch_size` or `workers` is below 1.
+    """
+    _check_batch_size(batch_size)
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers must be at least 1, not {workers}")
+    workers = workers or default_threads()
+    return _image_batches(model, images, batch_size, workers, encode or model.encode_image)
+
+
+def encode_images(
+    model: DualEncoder,
+    images: Iterable[ImageSource | None],
+    *,
+    batch_size: int = 64,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    encode: EncodeImages | None = None,
+) -> tuple[Float[Tensor, "images dim"], list[int], list[tuple[int, str]]]:
+    """Encode images into one tensor; see `iter_image_features` for what does not fit in memory.
+
+    Args:
+        model: what encodes; the training mode of its parts is put back afterwards.
+        images: undecoded images; `None` is a row that has none and becomes an error.
+        batch_size: input rows a batch.
+        workers: threads that decode; the number of cores, at most 8, when `None`.
+        progress: called after each batch.
+        encode: what to run in place of `model.encode_image`, such as one tower alone.
+
+    Returns:
+        `image_features` [kept, dim] (L2-normalised, float32, on the CPU), the row numbers of the
+        kept images in order, and row number and reason of each of the others.
+
+    Raises:
+        ConfigError: `batch_size` or `workers` is below 1.
+    """
+    total = len(images) if isinstance(images, Sized) else None
+    parts: list[Tensor] = []
+    kept: list[int] = []
+    errors: list[tuple[int, str]] = []
+    for batch in iter_image_features(
+        model, images, batch_size=batch_size, workers=workers, encode=encode
+    ):
+        if batch.indices:
+            parts.append(batch.features)
+        kept += batch.indices
+        errors += batch.errors
+        if progress is not None:
+            progress(len(kept) + len(errors), total)
+    return torch.cat(parts) if parts else torch.zeros(0, model.dim), kept, errors
+
+
+@contextmanager
+def inference(model: DualEncoder) -> Iterator[None]:
+    """Evaluate without gradients; afterwards each part of the model is in the mode it was in.
+
+    `model.train()` would not do: it also switches on parts that were in evaluation mode on purpose.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _image_batches(
+    model: DualEncoder,
+    images: Iterable[ImageSource | None],
+    batch_size: int,
+    workers: int,
+    encode: EncodeImages,
+) -> Iterator[ImageBatch]:
+    start = 0
+    with closing(_decoded(images, model.preprocessing, workers, 2 * batch_size)) as rows:
+        while batch := list(islice(rows, batch_size)):
+            pixels = [row for row in batch if not isinstance(row, str)]
+            yield ImageBatch(
+                start,
+                [start + at for at, row in enumerate(batch) if not isinstance(row, str)],
+                _encode_pixels(model, pixels, encode),
+                [(start + at, row) for at, row in enumerate(batch) if isinstance(row, str)],
+            )
+            start += len(batch)
+
+
+def _encode_pixels(
+    model: DualEncoder, pixels: list[Pixels], encode: EncodeImages
+) -> Float[Tensor, "images dim"]:
+    if not pixels:
+        return torch.zeros(0, model.dim)
+    batch = torch.from_numpy(np.stack(pixels)).to(model.device)
+    with inference(model):
+        features = encode(normalize(batch, model.preprocessing)).cpu()
+    # A tensor made in inference mode cannot be trained on, as a linear probe would; a copy can.
+    return features.clone()
+
+
+def _decoded(
+    images: Iterable[ImageSource | None],
+    preprocessing: Preprocessing,
+    workers: int,
+    look_ahead: int,
+) -> Generator[Pixels | str, None, None]:
+    """Yield pixels, or the reason why there are none, in input order."""
+    waiting: deque[Future[Pixels | str]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="clipkit-decode")
+    try:
+        for image in images:
+            waiting.append(pool.submit(_pixels_or_reason, image, preprocessing))
+            if len(waiting) == look_ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pixels_or_reason(image: ImageSource | None, preprocessing: Preprocessing) -> Pixels | str:
+    if image is None:
+        return NO_IMAGE
+    try:
+        return load_pixels(image, preprocessing)
+    except ImageError as error:
+        return str(error)
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, not {batch_size}")

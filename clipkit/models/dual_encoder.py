@@ -1,0 +1,177 @@
+"""DualEncoder: two towers, two projections, one space. The model behind all three jobs."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from clipkit.errors import ModelError
+from clipkit.types import Preprocessing
+
+Tokens = Mapping[str, Int[Tensor, "batch tokens"]]
+Similarity = Literal["softmax", "sigmoid"]
+
+MAX_LOGIT_SCALE = 100.0
+
+
+class DualEncoder(nn.Module):
+    """Images and text in one space (Radford et al. 2021, https://arxiv.org/abs/2103.00020).
+
+    Args:
+        image_tower: images float32 [batch, 3, size, size] to features [batch, features].
+        text_tower: tokens to features [batch, features].
+        image_projection: image features to [batch, dim].
+        text_projection: text features to [batch, dim].
+        tokenizer: a transformers tokenizer that pads on the right.
+        preprocessing: how an RGB image becomes the tensor that `image_tower` sees.
+        context_length: the most tokens of a text that are used, the special ones counted.
+        architecture: what `clipkit.load` needs to build the towers again (see `storage`).
+        similarity: "softmax" for models trained with the symmetric softmax loss, "sigmoid" for
+            those trained with the pairwise sigmoid loss (which also have a `logit_bias`).
+        logit_scale: initial multiplier of the cosine, in [1, 100].
+        name: what `clipkit.load` takes to load this model again, where there is such a name.
+    """
+
+    logit_bias_parameter: nn.Parameter | None
+
+    def __init__(
+        self,
+        image_tower: nn.Module,
+        text_tower: nn.Module,
+        image_projection: nn.Module,
+        text_projection: nn.Module,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        preprocessing: Preprocessing,
+        context_length: int,
+        architecture: dict[str, Any],
+        similarity: Similarity = "softmax",
+        logit_scale: float = 1 / 0.07,
+        name: str = "",
+    ) -> None:
+        """Keep the parts; `log_logit_scale` is the learned parameter."""
+        super().__init__()
+        self.image_tower = image_tower
+        self.text_tower = text_tower
+        self.image_projection = image_projection
+        self.text_projection = text_projection
+        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
+        bias = nn.Parameter(torch.tensor(-10.0)) if similarity == "sigmoid" else None
+        self.register_parameter("logit_bias_parameter", bias)
+        self.tokenizer = tokenizer
+        self.preprocessing = preprocessing
+        self.context_length = context_length
+        self.architecture = architecture
+        self.similarity: Similarity = similarity
+        self.name = name
+
+    @property
+    def dim(self) -> int:
+        """Width of the joint embedding space."""
+        return int(self.architecture["projection"]["dim"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.log_logit_scale.device
+
+    @property
+    def logit_scale(self) -> Float[Tensor, ""]:
+        """The multiplier of the cosine (after exp), with its gradient."""
+        return self.log_logit_scale.exp()
+
+    @property
+    def logit_bias(self) -> Float[Tensor, ""] | None:
+        """What is added to the scaled cosine; `None` for softmax models."""
+        return self.logit_bias_parameter
+
+    def encode_image(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch dim"]:
+        """Return `image_features`: L2-normalised, float32."""
+        return self.project_image(self.image_tower(images))
+
+    def encode_text(self, tokens: Tokens) -> Float[Tensor, "batch dim"]:
+        """Return `text_features` of what `tokenize` gave: L2-normalised, float32."""
+        return self.project_text(self.text_tower(tokens))
+
+    def project_image(
+        self, features: Float[Tensor, "batch features"]
+    ) -> Float[Tensor, "batch dim"]:
+        """Project what the image tower gave into the joint space; L2-normalised, float32."""
+        return nn.functional.normalize(self.image_projection(features).float(), dim=-1)
+
+    def project_text(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch dim"]:
+        """Project what the text tower gave into the joint space; L2-normalised, float32."""
+        return nn.functional.normalize(self.text_projection(features).float(), dim=-1)
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Int[Tensor, "batch tokens"]]:
+        """Tokenise to the longest text of the batch, cut at `context_length`, on the CPU.
+
+        The towers mask their padding, so a text's features do not depend on its neighbours.
+        """
+        if isinstance(texts, str):
+            raise ModelError("tokenize takes a list of texts, not one string: write [text]")
+        tokens = self.tokenizer(
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=self.context_length,
+            return_tensors="pt",
+        )
+        return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+
+    def train(self, mode: bool = True) -> "DualEncoder":
+        """Switch to training, except frozen towers: their dropout and batch statistics stay off."""
+        super().train(mode)
+        for tower in (self.image_tower, self.text_tower):
+            if not any(parameter.requires_grad for parameter in tower.parameters()):
+                tower.eval()
+        return self
+
+    @torch.no_grad()
+    def clamp_logit_scale(self) -> None:
+        """Keep the multiplier in [1, 100], as CLIP does; call it after each optimiser step."""
+        self.log_logit_scale.clamp_(0.0, math.log(MAX_LOGIT_SCALE))
+
+    def fingerprint(self) -> str:
+        """Return "sha256:…" of everything that an embedding depends on.
+
+        Weights, architecture, preprocessing and context length count; `name` does not, nor where
+        the weights came from.
+        """
+        digest = hashlib.sha256()
+        settings = {
+            "preprocessing": asdict(self.preprocessing),
+            "context_length": self.context_length,
+            "similarity": self.similarity,
+            "vocabulary": len(self.tokenizer),
+        }
+        digest.update(json.dumps(settings, sort_keys=True).encode())
+        for part in ("image_tower", "text_tower", "image_projection", "text_projection"):
+            digest.update(state_digest(getattr(self, part)).encode())
+        for scalar in (self.log_logit_scale, self.logit_bias_parameter):
+            digest.update(b"" if scalar is None else scalar.detach().cpu().numpy().tobytes())
+        return f"sha256:{digest.hexdigest()}"
+
+    def save(self, folder: str, *, training_data: Sequence[str] = ()) -> None:
+        """Write the self-describing folder that `clipkit.load` reads; see `storage.save_model`."""
+        from clipkit.models.storage import save_model
+
+        save_model(self, folder, training_data=training_data)
+
+
+def state_digest(module: nn.Module) -> str:
+    """Return the sha256 of a module's names, shapes, dtypes and values."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

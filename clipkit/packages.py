@@ -1,0 +1,55 @@
+"""What this machine has: files of installed packages, a cache folder, threads."""
+
+import hashlib
+import importlib.util
+import os
+from pathlib import Path
+
+from clipkit.errors import ClipkitError, MissingExtraError
+
+
+def package_folder(package: str, *, what: str, extra: str) -> Path:
+    """Return the folder of an installed package; nothing of it is run.
+
+    Args:
+        package: its import name.
+        what: the feature that needs it, for the error.
+        extra: the extra of clipkit that brings it, for the error.
+
+    Raises:
+        MissingExtraError: when it is not installed.
+    """
+    spec = importlib.util.find_spec(package.partition(".")[0])
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError(what, extra)
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def shipped_folder(name: str) -> Path:
+    """Return `recipes` or `data_manifests`: inside an installed clipkit, or beside a checkout."""
+    package = Path(__file__).parent
+    for folder in (package / name, package.parent / name):
+        if folder.is_dir():
+            return folder
+    raise ClipkitError(f"this installation of clipkit lacks its folder {name!r}: install it again")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        if hasattr(hashlib, "file_digest"):
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Return `$CLIPKIT_CACHE`, or `~/.cache/clipkit`: what can be made again at any time."""
+    return Path(os.environ.get("CLIPKIT_CACHE") or Path.home() / ".cache" / "clipkit")
+
+
+def default_threads() -> int:
+    """Return how many threads read and decode unless said otherwise: the cores, at most 8."""
+    return min(8, os.cpu_count() or 1)

@@ -1,0 +1,359 @@
+"""Recipes: YAML to typed settings, and the run they describe. The only import of pydantic.
+
+A recipe is checked as a whole before anything is loaded, and all its problems are told together.
+Components (`model`, `loss`, evaluators) are `{name: …, options…}`; the schema of the options is the
+signature of what the name stands for. `module:Name` reaches code outside clipkit.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from clipkit.data.dataset import Dataset
+from clipkit.data.load import load_data
+from clipkit.errors import ConfigError, did_you_mean
+from clipkit.evaluate import EVALUATORS
+from clipkit.losses import LOSSES
+from clipkit.models import DualEncoder, load, paired_towers, starter_towers
+from clipkit.models.trainable import TRAINABLE
+from clipkit.packages import shipped_folder
+from clipkit.train.class_directions import ClassDirections
+from clipkit.train.optim import SCHEDULES, OptimSettings
+
+MODELS: dict[str, Callable[..., DualEncoder]] = {
+    "starter_towers": starter_towers,
+    "paired_towers": paired_towers,
+}
+"""What `model: {name: …}` can name, besides the strings that `clipkit.load` takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSettings:
+    """What to train on.
+
+    Attributes:
+        train: manifest name (with @SPLIT), manifest file, table or folder.
+        image_column: column of a table with the image; found by its usual names when `None`.
+        caption_column: column with the caption.
+        label_column: column with the label.
+        root: folder that relative image paths start from.
+    """
+
+    train: str
+    image_column: str | None = None
+    caption_column: str | None = None
+    label_column: str | None = None
+    root: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A whole run.
+
+    Attributes:
+        data: what to train on.
+        model: what `clipkit.load` takes, or a component.
+        trainable: projections, image_tower, text_tower or all.
+        batch_size: pairs a step, over all processes.
+        epochs: visits of each row.
+        seed: of initialisation, order, choice of caption, dropout and augmentation.
+        precision: auto, bf16 or float32.
+        augment: random crops of the training images.
+        flip: mirror half of the training images; wrong where captions say left or right.
+        dropout: share of hidden units that "mlp" projections drop in training.
+        feature_dropout: share of its input features that the image projection drops in training.
+        loss: a component.
+        optim: how the parameters move.
+        class_directions: options of the class-direction term, or nothing.
+        evaluate: evaluators on the user's data, by prefix; `every_steps` runs them in between.
+        general: evaluators of what must not be forgotten, by prefix.
+        best: `prefix.metric` that chooses the model among the steps scored; the last one if null.
+        max_rejected: the largest share of rows that may be unusable.
+        out: the run folder.
+    """
+
+    data: dict[str, Any]
+    model: str | dict[str, Any] = "starter"
+    trainable: str = "projections"
+    batch_size: int = 256
+    epochs: int = 10
+    seed: int = 0
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    augment: bool = False
+    flip: bool = False
+    dropout: float = 0.0
+    feature_dropout: float = 0.0
+    loss: str | dict[str, Any] = "clip"
+    optim: dict[str, Any] = field(default_factory=dict)
+    class_directions: dict[str, Any] | None = None
+    evaluate: dict[str, dict[str, Any]] = field(default_factory=dict)
+    general: dict[str, dict[str, Any]] = field(default_factory=dict)
+    best: str | None = None
+    max_rejected: float = 0.01
+    out: str = "runs/last"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A checked recipe: settings filled in, components ready to be made.
+
+    Attributes:
+        recipe: the resolved recipe as a plain mapping; running it again repeats the run.
+        settings: the same, typed.
+        data: what to train on.
+        optim: how the parameters move.
+        make_model: loads or builds the model.
+        make_loss: builds the loss.
+        make_class_directions: builds the class-direction term, or `None`.
+        evaluators: section, prefix, maker and `every_steps` of each evaluator.
+    """
+
+    recipe: dict[str, Any]
+    settings: Recipe
+    data: DataSettings
+    optim: OptimSettings
+    make_model: Callable[[], DualEncoder]
+    make_loss: Callable[[], Any]
+    make_class_directions: Callable[[], ClassDirections] | None
+    evaluators: list[tuple[str, str, Callable[[], Any], int]]
+
+    def yaml(self) -> str:
+        """Return the resolved recipe as YAML."""
+        return yaml.safe_dump(self.recipe, sort_keys=False, allow_unicode=True)
+
+    def load_data(self) -> Dataset:
+        """Read the training data."""
+        data = self.data
+        return load_data(
+            data.train,
+            image_column=data.image_column,
+            caption_column=data.caption_column,
+            label_column=data.label_column,
+            root=data.root,
+        )
+
+
+def find_recipe(name: str | Path) -> Path:
+    """Return the file of a recipe: a path, or the name of one that ships.
+
+    Raises:
+        ConfigError: when there is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = {file.stem: file for file in sorted(shipped_folder("recipes").glob("*.yaml"))}
+    stem = path.stem if path.suffix in ("", ".yaml", ".yml") else str(name)
+    if stem in shipped and path.parent.name in ("", "recipes"):
+        return shipped[stem]
+    raise ConfigError(f"no recipe {str(name)!r}{did_you_mean(str(name), shipped)}")
+
+
+def read_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Plan:
+    """Read, override and check a recipe; nothing heavy is loaded.
+
+    Args:
+        name: a path, or the name of a recipe that ships.
+        overrides: `key=value` with dots for sections, such as "optim.lr=1e-4"; values are YAML.
+
+    Raises:
+        ConfigError: listing every problem at once.
+    """
+    path = find_recipe(name)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} is no recipe: it holds {type(raw).__name__}, not sections")
+    problems = _override(raw, overrides)
+    raw.setdefault("out", f"runs/{path.stem}")
+    plan = _check(raw, problems)
+    if problems or plan is None:
+        count = f"{len(problems)} problem{'s' * (len(problems) != 1)}"
+        raise ConfigError(f"{path} has {count}:", problems)
+    return plan
+
+
+def _override(raw: dict[str, Any], overrides: Sequence[str]) -> list[str]:
+    """Apply `key=value` overrides in place; return what is wrong with them."""
+    problems = []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            problems.append(f"{text!r} is no override: write key=value")
+            continue
+        *sections, last = key.split(".")
+        target: Any = raw
+        for section in sections:
+            if isinstance(target.get(section), str):
+                target[section] = {"name": target[section]}
+            target = target.setdefault(section, {}) if isinstance(target, dict) else None
+            if not isinstance(target, dict):
+                problems.append(f"{key}: {section} is no section")
+                break
+        else:
+            try:
+                target[last] = yaml.safe_load(value)
+            except yaml.YAMLError:
+                problems.append(f"{key}: {value!r} is no YAML value")
+    return problems
+
+
+def _check(raw: dict[str, Any], problems: list[str]) -> Plan | None:
+    """Check every section and collect the problems; the plan only when there are none."""
+    top = _options(Recipe, raw, "", problems)
+    full = {f.name: top.get(f.name, _default(f)) for f in fields(Recipe)}
+    data = _options(DataSettings, full["data"] or {}, "data", problems) if "data" in raw else {}
+    optim = _options(OptimSettings, full["optim"] or {}, "optim", problems)
+    if optim.get("schedule", "cosine") not in SCHEDULES:
+        hint = did_you_mean(str(optim["schedule"]), SCHEDULES)
+        problems.append(f"optim.schedule: {optim['schedule']!r} is unknown{hint}")
+    if full["trainable"] not in TRAINABLE:
+        hint = did_you_mean(str(full["trainable"]), TRAINABLE)
+        problems.append(f"trainable: {full['trainable']!r} is unknown{hint}")
+    for key, low in (("batch_size", 2), ("epochs", 0)):
+        if isinstance(full[key], int) and full[key] < low:
+            problems.append(f"{key}: {full[key]} is less than {low}")
+    model = full["model"]
+    if isinstance(model, dict):
+        make_model, full["model"] = _component(MODELS, model, "model", problems)
+    else:
+        make_model = partial(load, model)
+    make_loss, full["loss"] = _component(LOSSES, _named(full["loss"]), "loss", problems)
+    directions = None
+    if full["class_directions"] is not None:
+        options = _options(ClassDirections, full["class_directions"], "class_directions", problems)
+        full["class_directions"] = _filled(ClassDirections, options)
+        directions = partial(ClassDirections, **options)
+    evaluators = []
+    for section in ("evaluate", "general"):
+        for prefix, spec in (full[section] or {}).items():
+            where = f"{section}.{prefix}"
+            options = dict(spec) if isinstance(spec, dict) else {}
+            every = options.pop("every_steps", 0)
+            if not isinstance(every, int) or every < 0:
+                problems.append(f"{where}.every_steps: {every!r} is no number of steps")
+            make, resolved = _component(EVALUATORS, options, where, problems)
+            full[section] = {**full[section], prefix: {**resolved, "every_steps": every}}
+            evaluators.append(({"evaluate": "data"}.get(section, section), prefix, make, every))
+    if full["best"] and full["best"].partition(".")[0] not in {
+        prefix for _, prefix, _, _ in evaluators
+    }:
+        problems.append(
+            f"best: {full['best']!r} starts with no evaluator's name: write PREFIX.METRIC"
+        )
+    if problems:
+        return None
+    full["data"], full["optim"] = _filled(DataSettings, data), _filled(OptimSettings, optim)
+    return Plan(
+        recipe=full,
+        settings=Recipe(**full),
+        data=DataSettings(**data),
+        optim=OptimSettings(**optim),
+        make_model=make_model,
+        make_loss=make_loss,
+        make_class_directions=directions,
+        evaluators=evaluators,
+    )
+
+
+def _named(value: Any) -> Any:
+    """Read `loss: clip` as `loss: {name: clip}`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _component(
+    table: Mapping[str, Callable[..., Any]], spec: Any, where: str, problems: list[str]
+) -> tuple[Callable[[], Any], dict[str, Any]]:
+    """Check a component against the signature of what it names; return its maker and full form."""
+    if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
+        problems.append(f"{where}: needs a name; known: {', '.join(sorted(table))}")
+        return dict, {}
+    options = dict(spec)
+    name = options.pop("name")
+    target = table.get(name) or _outside(name)
+    if target is None:
+        problems.append(f"{where}.name: {name!r} is unknown{did_you_mean(name, table)}")
+        return dict, {}
+    checked = _options(target, options, where, problems)
+    return partial(target, **checked), {"name": name, **_filled(target, checked)}
+
+
+def _outside(name: str) -> Callable[..., Any] | None:
+    """Import `module:Name`."""
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        return None
+    try:
+        target = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError):
+        return None
+    return target if callable(target) else None
+
+
+def _options(
+    target: Callable[..., Any], given: Any, where: str, problems: list[str]
+) -> dict[str, Any]:
+    """Check keywords against a signature; return those that were given, in their right types."""
+    prefix = f"{where}." if where else ""
+    if not isinstance(given, dict):
+        problems.append(f"{where}: {given!r} is no section of key: value pairs")
+        return {}
+    schema = _schema(target)
+    try:
+        checked = schema.model_validate({str(key): value for key, value in given.items()})
+    except ValidationError as error:
+        for item in error.errors():
+            key = str(item["loc"][0]) if item["loc"] else ""
+            problem = _problem(item, key, prefix, list(schema.model_fields))
+            if problem not in problems:
+                problems.append(problem)
+        return {}
+    return {key: getattr(checked, key) for key in given}
+
+
+def _problem(item: Any, key: str, prefix: str, known: list[str]) -> str:
+    """Say one problem that pydantic found."""
+    if item["type"] == "extra_forbidden":
+        return f"{prefix}{key}: unknown key{did_you_mean(key, known)}"
+    if item["type"] == "missing":
+        return f"{prefix}{key}: is required"
+    message = item["msg"][0].lower() + item["msg"][1:]
+    return f"{prefix}{key}: {message}, not {item['input']!r}"
+
+
+def _schema(target: Callable[..., Any]) -> type[BaseModel]:
+    """Make a pydantic model of a signature."""
+    hints = get_type_hints(
+        target if inspect.isfunction(target) or is_dataclass(target) else target.__init__
+    )
+    parameters: dict[str, Any] = {}
+    for name, parameter in inspect.signature(target).parameters.items():
+        required = parameter.default is inspect.Parameter.empty
+        parameters[name] = (hints.get(name, Any), ... if required else parameter.default)
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    return create_model("Options", __config__=config, **parameters)
+
+
+def _filled(target: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with their defaults, in plain types."""
+    schema = _schema(target)
+    filled: dict[str, Any] = schema.model_construct(**options).model_dump(
+        mode="python", warnings=False
+    )
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in filled.items()}
+
+
+def _default(f: Any) -> Any:
+    """Return a dataclass field's default, or an empty mapping."""
+    if f.default_factory is not inspect.Parameter.empty and callable(f.default_factory):
+        return f.default_factory()
+    return None if f.name == "data" else f.default

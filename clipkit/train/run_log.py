@@ -1,0 +1,79 @@
+"""The run folder: what a run was, what it did, and what came of it.
+
+recipe.yaml      resolved: running it again repeats the run
+log.jsonl        one event a line
+metrics.json     before, after and best, on the user's data and on the general set
+rejects.jsonl    rows that could not be used, with the reason
+model/           the trained model
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clipkit.errors import ConfigError
+
+
+class RunFolder:
+    """Writes a run folder.
+
+    Args:
+        path: the folder; made when absent.
+        recipe: the resolved recipe as YAML text, or `None` when there is none.
+        restart: throw away a run that is in the folder already.
+
+    Raises:
+        ConfigError: when the folder holds a run and `restart` is false, or other files.
+    """
+
+    def __init__(
+        self, path: str | Path, *, recipe: str | None = None, restart: bool = False
+    ) -> None:
+        """Make the folder and write the recipe."""
+        self.path = Path(path)
+        if self.path.is_file():
+            raise ConfigError(f"out: {self.path} is a file; name a folder")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            if not (self.path / "log.jsonl").is_file():
+                raise ConfigError(
+                    f"out: {self.path} holds files that are no run: name another folder"
+                )
+            if not restart:
+                raise ConfigError(
+                    f"out: {self.path} holds a run already: name another folder with out=FOLDER,"
+                    " or replace it with --restart"
+                )
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._started = time.monotonic()
+        self._log = (self.path / "log.jsonl").open("a", encoding="utf-8")
+        if recipe is not None:
+            self.write("recipe.yaml", recipe)
+
+    @property
+    def model(self) -> Path:
+        """Where the trained model goes."""
+        return self.path / "model"
+
+    def log(self, event: str, **values: Any) -> None:
+        """Append one event, with the seconds since the run began."""
+        seconds = round(time.monotonic() - self._started, 3)
+        self._log.write(json.dumps({"event": event, "seconds": seconds, **values}) + "\n")
+        self._log.flush()
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file that appears whole."""
+        temporary = self.path / f".{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(self.path / name)
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Write `metrics.json`."""
+        self.write("metrics.json", json.dumps(metrics, indent=2) + "\n")
+
+    def close(self) -> None:
+        """Close the log."""
+        self._log.close()

@@ -1,0 +1,80 @@
+"""The nouns that every part of clipkit shares, and the legend of axis names in shapes.
+
+Axis names used in signatures such as `Float[Tensor, "batch dim"]`:
+
+    batch      rows of a batch                 dim        the joint embedding space
+    images     rows of images                  texts      rows of texts
+    classes    labels of a classifier          tokens     positions in a tokenised text
+    features   what a tower gives before its projection
+    height, width, channels                    of an image
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL.Image import Image
+
+ImageSource = Path | bytes | Image
+"""An image that is not decoded yet: a file, the bytes of a file, or a PIL image."""
+
+
+Progress = Callable[[int, int | None], None]
+"""Told how many rows are done, and of how many; `None` where nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row of a data set.
+
+    Attributes:
+        id: stable string, unique in its data set; what lists of rejects and embedding stores name.
+        image: the image, undecoded; `None` for a row of text alone.
+        captions: one or many; training draws one a visit, evaluation uses them all.
+        label: the class name, or `None`.
+        metadata: further columns, carried along into embedding stores.
+    """
+
+    id: str
+    image: ImageSource | None
+    captions: tuple[str, ...] = ()
+    label: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A row that cannot be used, and why.
+
+    Attributes:
+        id: the row's id.
+        reason: why, in a few words; equal reasons are counted together.
+        where: the file or the place in a file that holds the row.
+    """
+
+    id: str
+    reason: str
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How an RGB image becomes the tensor that a model sees, in all three jobs alike.
+
+    Attributes:
+        size: side of the square that the model sees, in pixels.
+        mean: subtracted from each channel after scaling to [0, 1].
+        std: each channel is divided by it after that.
+        interpolation: "bicubic" or "bilinear", always antialiased.
+        resize: "shortest" scales the shorter side to `resize_to` and crops the centre; "squash"
+            scales both sides to `size` and crops nothing.
+        resize_to: length of the shorter side before the crop, in pixels; `size` when `None`.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    resize: str = "shortest"
+    resize_to: int | None = None
