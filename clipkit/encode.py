@@ -90,7 +90,7 @@ def iter_image_features(
     model: DualEncoder,
     images: Iterable[ImageSource | None],
     *,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     workers: int | None = None,
     encode: EncodeImages | None = None,
 ) -> Iterator[ImageBatch]:
@@ -101,7 +101,8 @@ def iter_image_features(
     Args:
         model: what encodes; the training mode of its parts is put back after each batch.
         images: undecoded images; `None` is a row that has none and becomes an error.
-        batch_size: input rows a batch; those that cannot be decoded are missing from it.
+        batch_size: input rows a batch; those that cannot be decoded are missing from it. When
+            `None`, 8 on a CPU, whose caches hold no more of a convolution, and 128 elsewhere.
         workers: threads that decode; the number of cores, at most 8, when `None`.
         encode: what to run in place of `model.encode_image`, such as one tower alone.
 
@@ -111,6 +112,8 @@ def iter_image_features(
     Raises:
         ConfigError: `batch_size` or `workers` is below 1.
     """
+    if batch_size is None:
+        batch_size = 8 if model.device.type == "cpu" else 128
     _check_batch_size(batch_size)
     if workers is not None and workers < 1:
         raise ConfigError(f"workers must be at least 1, not {workers}")
@@ -122,7 +125,7 @@ def encode_images(
     model: DualEncoder,
     images: Iterable[ImageSource | None],
     *,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
     encode: EncodeImages | None = None,
@@ -132,7 +135,7 @@ def encode_images(
     Args:
         model: what encodes; the training mode of its parts is put back afterwards.
         images: undecoded images; `None` is a row that has none and becomes an error.
-        batch_size: input rows a batch.
+        batch_size: input rows a batch, see `iter_image_features`.
         workers: threads that decode; the number of cores, at most 8, when `None`.
         progress: called after each batch.
         encode: what to run in place of `model.encode_image`, such as one tower alone.

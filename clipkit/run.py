@@ -25,11 +25,13 @@ class TrainResult:
         model: with the kept weights, in evaluation mode.
         folder: the run folder.
         metrics: what `metrics.json` holds; metrics are shares in [0, 1].
+        is_main_process: whether this is the process that wrote the folder.
     """
 
     model: DualEncoder
     folder: Path
     metrics: dict[str, Any]
+    is_main_process: bool = True
 
 
 def train(

@@ -2,6 +2,7 @@
 
 import glob
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from clipkit.errors import DataError
 from clipkit.types import ImageSource, Sample
 
 Images = Any
-"""One image or many: see `as_sources`."""
+"""One image or many: see `as_samples`."""
 
 
-def as_sources(images: Images) -> Iterator[tuple[str, ImageSource | None]]:
-    """Yield a name and an undecoded image for each image.
+def as_samples(images: Images) -> Iterator[Sample]:
+    """Yield a sample for each image, undecoded; its id is the file's path, or its place.
 
     Args:
         images: a file, a folder, a glob, or a data set as `load_data` takes it; a PIL image; an
@@ -32,34 +33,30 @@ def as_sources(images: Images) -> Iterator[tuple[str, ImageSource | None]]:
     if isinstance(images, str | Path):
         yield from _by_name(str(images))
     elif isinstance(images, bytes | Image.Image) or _is_picture(images):
-        yield "image 0", _source(images, 0)
+        yield Sample("image 0", _source(images, 0))
     elif isinstance(images, Dataset):
-        yield from ((sample.id, sample.image) for sample in images)
+        yield from images
     elif isinstance(images, Iterable):
         for at, item in enumerate(images):
-            if isinstance(item, Sample):
-                yield item.id, item.image
-            else:
-                name = str(item) if isinstance(item, str | Path) else f"image {at}"
-                yield name, _source(item, at)
+            name = str(item) if isinstance(item, str | Path) else f"image {at}"
+            yield item if isinstance(item, Sample) else Sample(name, _source(item, at))
     else:
         raise DataError(f"images: {type(images).__name__} is neither an image nor a list of them")
 
 
-def _by_name(name: str) -> Iterator[tuple[str, ImageSource | None]]:
+def _by_name(name: str) -> Iterator[Sample]:
     path = Path(name)
     if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
-        yield name, path
+        yield Sample(name, path)
     elif not path.exists() and glob.has_magic(name):
         found = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (Path.glob wants a root)
         files = [file for file in found if file.lower().endswith(IMAGE_SUFFIXES)]
         if not files:
             raise DataError(f"no images match {name!r}")
-        yield from ((file, Path(file)) for file in files)
+        yield from (Sample(file, Path(file)) for file in files)
     else:
-        data = load_data(name)
         prefix = f"{name.rstrip('/')}/" if path.is_dir() else ""
-        yield from ((f"{prefix}{sample.id}", sample.image) for sample in data)
+        yield from (replace(sample, id=prefix + sample.id) for sample in load_data(name))
 
 
 def _is_picture(value: Any) -> bool:

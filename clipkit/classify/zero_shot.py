@@ -1,6 +1,6 @@
 """ZeroShotClassifier: labels made up on the spot, one object, scikit-learn's manners."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from clipkit.classify.images import Images, as_sources
+from clipkit.classify.images import Images, as_samples
 from clipkit.classify.labels import Labels, resolve_labels
 from clipkit.classify.prompts import resolve_templates
 from clipkit.encode import encode_texts, iter_image_features
 from clipkit.errors import ConfigError, did_you_mean
 from clipkit.models import DualEncoder, load
-from clipkit.types import Progress, Reject
+from clipkit.types import ImageSource, Progress, Reject
 
 
 def class_features(
@@ -54,7 +54,7 @@ class ZeroShotClassifier:
         labels: a list; a mapping from label to the names that stand for it; or a txt, json or csv
             file of either.
         templates: "none", "plain", "simple" or "imagenet", or a list of prompts with one `{}` each.
-        batch_size: images a forward pass.
+        batch_size: images a forward pass; what suits the device when `None`.
 
     Attributes:
         classes_: the labels, in the order given.
@@ -76,7 +76,7 @@ class ZeroShotClassifier:
         labels: Labels,
         *,
         templates: str | Sequence[str] = "simple",
-        batch_size: int = 32,
+        batch_size: int | None = None,
     ) -> None:
         """Check labels and templates; the model is loaded here where a name is given."""
         self.labels = labels
@@ -89,7 +89,6 @@ class ZeroShotClassifier:
         self._weights: Tensor | None = None
         self.classes_ = np.array(list(self._names))
         self.rejects_: list[Reject] = []
-        self.names_: list[str] = []
 
     def predict(self, images: Images, *, progress: Progress | None = None) -> list[str | None]:
         """Return the likeliest label of each image, `None` for one that cannot be read.
@@ -120,10 +119,11 @@ class ZeroShotClassifier:
     ) -> Float[np.ndarray, "images classes"]:
         """Return the logits, `logit_scale * cosine (+ logit_bias)`; NaN for an unread image."""
         weights = self._label_features()
-        self.names_, self.rejects_ = [], []
+        self.rejects_ = []
+        self._ids: list[str] = []
         rows = [np.zeros((0, len(self.classes_)), np.float32)]
         total = len(images) if isinstance(images, list | tuple) else None
-        sources = self._named(images)
+        sources = self._sources(images)
         for batch in iter_image_features(self._encoder, sources, batch_size=self.batch_size):
             with torch.inference_mode():
                 cosine = batch.features @ weights.T
@@ -133,7 +133,7 @@ class ZeroShotClassifier:
             block = np.full((len(batch.indices) + len(batch.errors), len(weights)), np.nan, "f4")
             block[[index - batch.start for index in batch.indices]] = logits.numpy()
             rows.append(block)
-            self.rejects_ += [Reject(self.names_[at], reason) for at, reason in batch.errors]
+            self.rejects_ += [Reject(self._ids[at], reason) for at, reason in batch.errors]
             if progress is not None:
                 progress(batch.start + len(block), total)
         return np.concatenate(rows)
@@ -189,8 +189,8 @@ class ZeroShotClassifier:
             )
         return self._weights
 
-    def _named(self, images: Images) -> Iterable[Any]:
-        """Yield the images and keep their names."""
-        for name, source in as_sources(images):
-            self.names_.append(name)
-            yield source
+    def _sources(self, images: Images) -> Iterator[ImageSource | None]:
+        """Yield the images and keep their ids."""
+        for sample in as_samples(images):
+            self._ids.append(sample.id)
+            yield sample.image

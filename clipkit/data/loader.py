@@ -45,7 +45,8 @@ def caption_choice(
         epoch: counted from 0.
     """
     draws = np.random.default_rng([seed, epoch, _CAPTION]).random(len(counts))
-    return (draws * counts).astype(np.int64)
+    chosen: np.ndarray = (draws * counts).astype(np.int64)
+    return chosen
 
 
 def flip_choice(n: int, *, seed: int, epoch: int) -> Bool[np.ndarray, " rows"]:

@@ -35,7 +35,7 @@ def embed(
     what: What = "images",
     shard_rows: int = 10_000,
     dtype: str = "float32",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     max_rejected: float = 0.01,
     progress: Progress | None = None,
 ) -> EmbeddingStore:
@@ -51,7 +51,7 @@ def embed(
         what: "images", "captions" or "both".
         shard_rows: rows of the input that one shard covers.
         dtype: "float32" or "float16".
-        batch_size: images a forward pass.
+        batch_size: images a forward pass; what suits the device when `None`.
         max_rejected: largest share of rows that may be unusable; one row always may.
         progress: told how many rows are done, and of how many.
 
@@ -155,7 +155,7 @@ def _resume(folder: Path, info: StoreInfo) -> tuple[StoreInfo, list[tuple[Reject
 
 
 def _encode(
-    model: DualEncoder, rows: Sequence[Row], batch_size: int, progress: Progress | None
+    model: DualEncoder, rows: Sequence[Row], batch_size: int | None, progress: Progress | None
 ) -> tuple[Float[np.ndarray, "rows dim"], list[int], list[tuple[int, str]]]:
     """Encode the rows of a shard; return embeddings, their places, and places with a reason."""
     images = [at for at, row in enumerate(rows) if row.kind == "image"]

@@ -26,6 +26,7 @@ from clipkit.encode import encode_images, encode_texts
 from clipkit.errors import ImageError, MissingExtraError, ModelError, StoreError
 from clipkit.models import DualEncoder, load
 from clipkit.packages import file_sha256
+from clipkit.types import Reject
 
 FORMAT = 1
 INFO = "store.json"
@@ -164,6 +165,13 @@ class EmbeddingStore:
     def ids(self) -> list[str]:
         """Return the id of each row; an image and its captions have the same."""
         return [id_ for table in self.iter_shards(["id"]) for id_ in table["id"].to_pylist()]
+
+    def rejects(self) -> list[Reject]:
+        """Return the rows of the input that are in no shard, with the reason."""
+        if not (self.path / REJECTS).is_file():
+            return []
+        table = pq.read_table(self.path / REJECTS, columns=["id", "reason", "where"])
+        return [Reject(**row) for row in table.to_pylist()]
 
     def verify(self) -> list[str]:
         """Return what is wrong with the files, nothing when all is well."""

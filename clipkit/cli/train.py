@@ -1,0 +1,47 @@
+"""`clipkit train`: fine-tune, or train from scratch."""
+
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or a name of `clipkit recipes`.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Changes, such as optim.lr=1e-4 epochs=20 out=runs/mine."),
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Replace the run that is in the folder already.")
+    ] = False,
+) -> None:
+    """Train as a recipe says: scores before and after, a model folder, and all that led to it."""
+    from clipkit.report import terminal
+    from clipkit.run import train as run
+    from clipkit.train.loop import StepReport
+
+    with terminal.Bars() as bars:
+
+        def on_progress(now: StepReport) -> None:
+            told = (
+                f"loss {now.loss:.3f}, scale {now.logit_scale:.1f}, {now.rate:.0f} pairs/s, "
+                f"{terminal.clock(now.seconds_left)} left"
+            )
+            bars.show("training steps", now.step, now.steps, told)
+
+        result = run(
+            recipe, overrides or [], restart=restart, on_encode=bars.show, on_progress=on_progress
+        )
+    if not result.is_main_process:
+        return
+    out = terminal.out()
+    if result.metrics["after"]:
+        out.print(terminal.before_after(result.metrics))
+    rejected = result.metrics["rejected"]
+    if rejected:
+        out.print(f"{rejected} rows could not be used: {result.folder / 'rejects.jsonl'}")
+    model = result.folder / "model"
+    out.print(f"run    {result.folder}  (recipe.yaml, metrics.json, log.jsonl)")
+    out.print(f"model  {model}")
+    out.print(f"next   clipkit classify PHOTOS --model {model} --labels cat,dog", soft_wrap=True)
+    out.print(f"       clipkit embed PHOTOS --model {model} --out store", soft_wrap=True)

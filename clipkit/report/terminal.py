@@ -1,0 +1,171 @@
+"""Progress and tables on the terminal; the results go to stdout, all else to stderr."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from clipkit.types import Progress as Told
+
+COUNTS = {"classes", "images", "queries"}
+"""Metrics that are counts; all others are shares in [0, 1]."""
+
+
+def out() -> Console:
+    """Return the console of results; without a terminal, lines are as long as they are."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
+
+
+def notes() -> Console:
+    """Return the console of everything that is no result."""
+    return Console(stderr=True, highlight=False)
+
+
+class Bars:
+    """Progress bars, one for each piece of work, made when it first tells how far it is."""
+
+    def __init__(self) -> None:
+        """Make the display; nothing is drawn before there is work."""
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[told]}"),
+            console=notes(),
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._last: dict[str, int] = {}
+
+    def show(self, what: str, done: int, total: int | None, told: str = "") -> None:
+        """Move the bar of one piece of work.
+
+        Args:
+            what: names the work.
+            done: how much of it is done.
+            total: how much there is, `None` where nobody knows.
+            told: more about it; rate and time left by the bar's own clock when empty.
+        """
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what, total=total, told="")
+        task = self._tasks[what]
+        if not told:
+            told = _rate(self._progress, task, done, total)
+        self._progress.update(task, completed=done, total=total, told=told)
+        tenth = int(10 * done / total) if total else 0
+        if not self._progress.console.is_terminal and self._last.get(what) != tenth:
+            self._last[what] = tenth
+            self._progress.console.print(f"{what}: {done}/{total or '?'} {told}".rstrip())
+
+    def follow(self, what: str) -> Told:
+        """Return a function that moves the bar of one piece of work."""
+        return lambda done, total: self.show(what, done, total)
+
+    def __enter__(self) -> "Bars":
+        """Begin to draw, on a terminal; elsewhere each tenth of the work gives a line."""
+        if self._progress.console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the bars as they are."""
+        if self._progress.console.is_terminal:
+            self._progress.stop()
+
+
+def _rate(progress: Progress, task: TaskID, done: int, total: int | None) -> str:
+    """Say how many rows a second, and how long the rest takes."""
+    elapsed = progress.tasks[progress.task_ids.index(task)].elapsed or 0.0
+    started = progress.tasks[progress.task_ids.index(task)].start_time
+    if started is None or elapsed < 0.5:
+        return ""
+    rate = done / elapsed
+    left = f", {clock((total - done) / rate)} left" if total and 0 < done < total else ""
+    return f"{rate:.0f}/s{left}"
+
+
+def clock(seconds: float) -> str:
+    """Write seconds as 0:07, 12:34 or 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def before_after(metrics: Mapping[str, Any]) -> Table:
+    """Return one table of a run's scores: before, after, and the change.
+
+    Args:
+        metrics: what `metrics.json` holds.
+    """
+    table = Table(title="Before and after", title_justify="left")
+    for name in ("set", "metric", "before", "after", "change"):
+        table.add_column(name, justify="left" if name in ("set", "metric") else "right")
+    sections = {"data": "your data", "general": "general"}
+    for section, title in sections.items():
+        for prefix, after in metrics["after"].get(section, {}).items():
+            before = metrics["before"][section][prefix]
+            label = f"{title}: {prefix}"
+            for name, value in after.items():
+                if name in COUNTS:
+                    continue
+                change = 100 * (value - before[name])
+                colour = "green" if change > 0.05 else "red" if change < -0.05 else "dim"
+                table.add_row(
+                    label,
+                    pretty(name),
+                    percent(before[name]),
+                    percent(value),
+                    f"[{colour}]{change:+.1f}[/]",
+                )
+                label = ""
+            table.add_section()
+    return table
+
+
+def scores(metrics: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return a table of one model's scores by evaluator."""
+    table = Table()
+    table.add_column("evaluator")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for prefix, values in metrics.items():
+        label = prefix
+        for name, value in values.items():
+            shown = f"{value:.0f}" if name in COUNTS else percent(value)
+            table.add_row(label, pretty(name), shown)
+            label = ""
+        table.add_section()
+    return table
+
+
+def pretty(metric: str) -> str:
+    """Write `text_to_image_r5` as `text to image R@5`."""
+    words = metric.replace("_", " ")
+    head, _, last = words.rpartition(" ")
+    return f"{head} R@{last[1:]}" if last[:1] == "r" and last[1:].isdigit() else words
+
+
+def percent(share: float) -> str:
+    """Write a share as a percentage with one decimal."""
+    return f"{100 * share:.1f} %"
+
+
+def rows(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+    """Return a plain table."""
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for line in lines:
+        table.add_row(*map(escape, line))
+    return table
+
+
+@contextmanager
+def bars() -> Iterator[Callable[[str], Told]]:
+    """Give a maker of progress functions, each with a bar of its own."""
+    with Bars() as shown:
+        yield shown.follow
