@@ -1,4 +1,4 @@
-"""What this machine has: files of installed packages, a cache folder, threads."""
+"""What this machine has: files of installed packages, a cache folder, threads, whole files."""
 
 import hashlib
 import importlib.util
@@ -53,3 +53,16 @@ def cache_folder() -> Path:
 def default_threads() -> int:
     """Return how many threads read and decode unless said otherwise: the cores, at most 8."""
     return min(8, os.cpu_count() or 1)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file that appears whole."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with part.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -68,7 +68,8 @@ class Recipe:
         augment: random crops of the training images.
         flip: mirror half of the training images; wrong where captions say left or right.
         dropout: share of hidden units that "mlp" projections drop in training.
-        feature_dropout: share of its input features that the image projection drops in training.
+        image_feature_dropout: share of its input that the image projection drops in training.
+        text_feature_dropout: likewise of the text projection.
         loss: a component.
         optim: how the parameters move.
         class_directions: options of the class-direction term, or nothing.
@@ -89,7 +90,8 @@ class Recipe:
     augment: bool = False
     flip: bool = False
     dropout: float = 0.0
-    feature_dropout: float = 0.0
+    image_feature_dropout: float = 0.0
+    text_feature_dropout: float = 0.0
     loss: str | dict[str, Any] = "clip"
     optim: dict[str, Any] = field(default_factory=dict)
     class_directions: dict[str, Any] | None = None

@@ -67,7 +67,12 @@ def train(
     torch.manual_seed(settings.seed)
     model = plan.make_model()
     parameters = set_trainable(model, settings.trainable)
-    set_dropout(model, hidden=settings.dropout, image_features=settings.feature_dropout)
+    set_dropout(
+        model,
+        hidden=settings.dropout,
+        image_features=settings.image_feature_dropout,
+        text_features=settings.text_feature_dropout,
+    )
     scorings = [
         Scoring(section, prefix, make(), every) for section, prefix, make, every in plan.evaluators
     ]

@@ -1,13 +1,12 @@
 """The list of rows that could not be used, and the limit on how many there may be."""
 
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from clipkit.errors import ConfigError, RejectedError
+from clipkit.packages import replace_file
 from clipkit.types import Reject
 
 ROWS_BEFORE_CHECK = 100
@@ -92,11 +91,4 @@ class Rejects:
             for row in self.rows
         )
         text = "".join(line + "\n" for line in lines)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        replace_file(path, text.encode())

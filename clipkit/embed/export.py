@@ -14,11 +14,11 @@ from clipkit.data.dataset import Dataset
 from clipkit.data.load import load_data
 from clipkit.data.rejects import Rejects
 from clipkit.embed.rows import DTYPES, WHATS, Row, What, build_schema, build_table, list_rows
-from clipkit.embed.store import INFO, REJECTS, EmbeddingStore, Shard, StoreInfo, replace_file
+from clipkit.embed.store import INFO, REJECTS, EmbeddingStore, Shard, StoreInfo
 from clipkit.encode import encode_images, encode_texts
 from clipkit.errors import ConfigError, DataError, StoreError, did_you_mean
 from clipkit.models import DualEncoder, load
-from clipkit.packages import file_sha256
+from clipkit.packages import file_sha256, replace_file
 from clipkit.types import Progress, Reject
 
 _REJECTS_SCHEMA = pa.schema(
@@ -132,7 +132,7 @@ def _resume(folder: Path, info: StoreInfo) -> tuple[StoreInfo, list[tuple[Reject
         info.write(folder)
         return info, []
     found = StoreInfo.read(folder)
-    for name in ("model", "preprocessing", "data", "what", "dim", "dtype", "shard_rows"):
+    for name in ("model", "data", "what", "dtype", "shard_rows"):
         mine, theirs = getattr(info, name), getattr(found, name)
         if name in ("model", "data"):
             mine, theirs = mine["fingerprint"], theirs["fingerprint"]

@@ -9,7 +9,6 @@ DuckDB read the shards as they are.
 """
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +24,7 @@ from clipkit.embed.search import Hit, top_hits
 from clipkit.encode import encode_images, encode_texts
 from clipkit.errors import ImageError, MissingExtraError, ModelError, StoreError
 from clipkit.models import DualEncoder, load
-from clipkit.packages import file_sha256
+from clipkit.packages import file_sha256, replace_file
 from clipkit.types import Reject
 
 FORMAT = 1
@@ -274,16 +273,3 @@ def as_matrix(column: pa.ChunkedArray) -> Float[np.ndarray, "rows dim"]:
         return np.zeros((0, column.type.list_size), np.float32)
     matrix: np.ndarray = np.concatenate(parts).astype(np.float32, copy=False)
     return matrix
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file that appears whole."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with part.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

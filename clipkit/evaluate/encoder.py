@@ -1,7 +1,7 @@
 """Where an evaluator gets its features from: the model itself, or a cache that training keeps."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,6 +12,7 @@ from clipkit.errors import DataError
 from clipkit.models.dual_encoder import DualEncoder
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """Encodes what an evaluator needs."""
 

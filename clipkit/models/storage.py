@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -78,9 +78,8 @@ def _write(model: DualEncoder, folder: Path, training_data: Sequence[str]) -> No
             state = {name: value for name, value in state.items() if not name.startswith(tower)}
         else:
             architecture[tower].pop("weights", None)
-    save_file(
-        {name: value.detach().cpu().contiguous() for name, value in state.items()}, folder / WEIGHTS
-    )
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    (folder / WEIGHTS).write_bytes(save(tensors))
     model.tokenizer.save_pretrained(folder / "tokenizer")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     description = {

@@ -35,24 +35,38 @@ def set_trainable(model: DualEncoder, what: str) -> dict[str, tuple[int, int]]:
     return counts
 
 
-def set_dropout(model: DualEncoder, *, hidden: float = 0.0, image_features: float = 0.0) -> None:
+def set_dropout(
+    model: DualEncoder,
+    *,
+    hidden: float = 0.0,
+    image_features: float = 0.0,
+    text_features: float = 0.0,
+) -> None:
     """Set what the projections drop in training; a saved model does not keep it.
 
     Args:
         model: changed in place.
         hidden: share of the hidden units of "mlp" projections.
         image_features: share of the standardised features that enter the image projection.
+        text_features: likewise of the text projection.
 
     Raises:
         ConfigError: when a share is not in [0, 1), or the model's projections have none to set.
     """
-    for name, share in (("dropout", hidden), ("feature_dropout", image_features)):
+    shares = {
+        "dropout": hidden,
+        "image_feature_dropout": image_features,
+        "text_feature_dropout": text_features,
+    }
+    for name, share in shares.items():
         if not 0 <= share < 1:
             raise ConfigError(f"{name}: {share} is not a share from 0 up to 1")
-    for projection in (model.image_projection, model.text_projection):
+    for projection, features in (
+        (model.image_projection, image_features),
+        (model.text_projection, text_features),
+    ):
         if isinstance(projection, Projection):
             projection.dropout.p = hidden
-        elif hidden or image_features:
+            projection.feature_dropout.p = features
+        elif hidden or features:
             raise ConfigError(f"dropout: {type(projection).__name__} has none to set")
-    if isinstance(model.image_projection, Projection):
-        model.image_projection.feature_dropout.p = image_features

@@ -53,6 +53,9 @@ class Bars:
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=total, told="")
         task = self._tasks[what]
+        if done < self._progress.tasks[self._progress.task_ids.index(task)].completed:
+            self._progress.reset(task, total=total)  # the same kind of work once more
+            self._last.pop(what, None)
         if not told:
             told = _rate(self._progress, task, done, total)
         self._progress.update(task, completed=done, total=total, told=told)

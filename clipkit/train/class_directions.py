@@ -73,12 +73,14 @@ class ClassDirections:
         """
         if model.architecture["image_tower"].get("timm") != IMAGE_ARCHITECTURE:
             raise ConfigError("class_directions: only the starter's image tower has a classifier")
-        if image_features is None or not isinstance(model.image_projection, Projection):
+        heads = (model.image_projection, model.text_projection)
+        if image_features is None or not all(isinstance(head, Projection) for head in heads):
             raise ConfigError("class_directions: needs trainable: projections and augment: false")
         device = model.device
         weight, bias = (part.to(device) for part in starter_classifier())
         features = image_features.to(device)
-        self._projection = model.image_projection
+        self._image_projection = model.image_projection
+        self._text_projection = model.text_projection
         self._weight, self._bias = weight, bias
         self._mean = features.mean(0)
         self._offsets = features - self._mean
@@ -88,7 +90,7 @@ class ClassDirections:
         self._directions = directions * length
         names = imagenet_class_names()
         prompts = [template.replace("{}", name) for name in names for template in self.templates]
-        encoded = cache.text_tower(model, prompts).to(device)
+        encoded = cache.text_tower(model, prompts, what="class prompts").to(device)
         self._names = encoded.reshape(len(names), len(self.templates), -1)
 
     def __call__(
@@ -98,7 +100,8 @@ class ClassDirections:
         device = image_features.device
         classes = len(self._names)
         draw = torch.randint(self._names.shape[1], (classes,), device=device)
-        names = model.project_text(self._names[torch.arange(classes, device=device), draw])
+        prompts = self._names[torch.arange(classes, device=device), draw]
+        names = self._project(self._text_projection, prompts)
         chosen = torch.randint(classes, (self.classes_per_step,), device=device)
         photos = torch.randint(len(self._offsets), (self.classes_per_step,), device=device)
         prototypes = self._mean + self._directions[chosen] + self.noise * self._offsets[photos]
@@ -111,6 +114,11 @@ class ClassDirections:
         return self.weight * direct + self.distill * distilled
 
     def _logits(self, features: Tensor, names: Tensor, scale: Tensor) -> Tensor:
-        """Score features against class names, without feature dropout."""
-        projected = self._projection(features, drop_features=False).float()
-        return scale * nn.functional.normalize(projected, dim=-1) @ names.T
+        """Score image features against projected class names."""
+        return scale * self._project(self._image_projection, features) @ names.T
+
+    @staticmethod
+    def _project(projection: nn.Module, features: Tensor) -> Tensor:
+        """Project onto the unit sphere, without feature dropout."""
+        projected: Tensor = projection(features, drop_features=False).float()
+        return nn.functional.normalize(projected, dim=-1)

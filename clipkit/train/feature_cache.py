@@ -7,8 +7,6 @@ Files are keyed by content: the tower's weights, the preprocessing and the data'
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +14,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from clipkit.data.dataset import Dataset
@@ -24,7 +22,7 @@ from clipkit.encode import encode_images, encode_texts
 from clipkit.errors import DataError
 from clipkit.evaluate.encoder import DirectEncoder
 from clipkit.models.dual_encoder import DualEncoder, state_digest
-from clipkit.packages import cache_folder
+from clipkit.packages import cache_folder, replace_file
 from clipkit.types import Reject
 
 Report = Callable[[str, int, int | None], None]
@@ -116,14 +114,20 @@ class FeatureCache:
         return features, rows.tolist()
 
     def text_tower(
-        self, model: DualEncoder, texts: Sequence[str]
+        self, model: DualEncoder, texts: Sequence[str], *, what: str = "captions"
     ) -> Float[Tensor, "texts features"]:
-        """Return what the frozen text tower gives, before the projection."""
+        """Return what the frozen text tower gives, before the projection.
+
+        Args:
+            model: whose tower it is.
+            texts: what is encoded.
+            what: names the texts in reports.
+        """
         digest = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
         key = self._key("text", model.text_tower, str(model.context_length), digest)
 
         def encode() -> tuple[Tensor, Tensor, dict[str, str]]:
-            progress = self._progress("captions", len(texts))
+            progress = self._progress(what, len(texts))
             features = encode_texts(model, texts, encode=model.text_tower, progress=progress)
             return features, torch.arange(len(texts)), {}
 
@@ -181,11 +185,5 @@ def _read(path: Path) -> tuple[Tensor, Tensor, dict[str, str]] | None:
 
 def _write(path: Path, features: Tensor, rows: Tensor, reasons: dict[str, str]) -> None:
     """Write a file of the cache; it appears whole."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    os.close(handle)
-    try:
-        tensors = {"features": features.contiguous(), "rows": rows}
-        save_file(tensors, name, metadata={"rejects": json.dumps(reasons)})
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    tensors = {"features": features.contiguous(), "rows": rows}
+    replace_file(path, save(tensors, metadata={"rejects": json.dumps(reasons)}))

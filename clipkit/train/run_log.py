@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.errors import ConfigError
+from clipkit.packages import replace_file
 
 
 class RunFolder:
@@ -66,9 +67,7 @@ class RunFolder:
 
     def write(self, name: str, text: str) -> None:
         """Write a file that appears whole."""
-        temporary = self.path / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.path / name)
+        replace_file(self.path / name, text.encode())
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write `metrics.json`."""

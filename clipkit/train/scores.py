@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from clipkit.errors import ConfigError, did_you_mean
 from clipkit.evaluate.encoder import Encoder
@@ -12,6 +12,7 @@ Scores = dict[str, dict[str, dict[str, float]]]
 """Section ("data" or "general"), then the evaluator's prefix, then the metric."""
 
 
+@runtime_checkable
 class Evaluator(Protocol):
     """Scores a model; `clipkit.evaluate` has those that a recipe can name."""
 

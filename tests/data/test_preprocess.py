@@ -1,0 +1,90 @@
+"""The transforms against torchvision's."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from clipkit.data.preprocess import augment_pixels, load_pixels, normalize, to_pixels
+from clipkit.errors import ConfigError
+from clipkit.types import Preprocessing
+from tests.conftest import square
+
+PLAIN = Preprocessing(size=32, mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28))
+
+
+@pytest.mark.parametrize("size", [(48, 40), (40, 61), (32, 32), (33, 200), (20, 30)])
+@pytest.mark.parametrize("resize_to", [None, 37])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_shortest_equals_torchvision(
+    size: tuple[int, int], resize_to: int | None, interpolation: str
+) -> None:
+    image = square("blue", size=size)
+    settings = Preprocessing(
+        32, PLAIN.mean, PLAIN.std, interpolation=interpolation, resize_to=resize_to
+    )
+    reference = v2.Compose(
+        [
+            v2.Resize(resize_to or 32, interpolation=v2.InterpolationMode(interpolation)),
+            v2.CenterCrop(32),
+        ]
+    )
+    np.testing.assert_array_equal(to_pixels(image, settings), np.asarray(reference(image)))
+
+
+def test_squash_equals_torchvision() -> None:
+    image = square("blue", size=(70, 41))
+    settings = Preprocessing(32, PLAIN.mean, PLAIN.std, resize="squash")
+    reference = v2.Resize((32, 32), interpolation=v2.InterpolationMode.BICUBIC)
+    np.testing.assert_array_equal(to_pixels(image, settings), np.asarray(reference(image)))
+
+
+def test_normalize_equals_torchvision_and_copies() -> None:
+    pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    before = pixels.clone()
+    reference = v2.Compose(
+        [v2.ToDtype(torch.float32, scale=True), v2.Normalize(PLAIN.mean, PLAIN.std)]
+    )
+    torch.testing.assert_close(
+        normalize(pixels, PLAIN), reference(pixels.permute(0, 3, 1, 2)), rtol=1e-5, atol=1e-5
+    )
+    assert torch.equal(pixels, before)
+
+
+def test_load_pixels_decodes(tmp_path: object) -> None:
+    image = square("red")
+    np.testing.assert_array_equal(load_pixels(image, PLAIN), to_pixels(image, PLAIN))
+
+
+def test_augmentation_is_a_function_of_its_generator() -> None:
+    image = square("red", size=(90, 60))
+    first, second, other = (
+        augment_pixels(image, PLAIN, np.random.default_rng(seed), flip=True) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, second)
+    assert (first != other).any()
+    assert first.shape == (32, 32, 3)
+
+
+def test_a_crop_of_the_whole_is_the_resized_whole() -> None:
+    image = square("red", size=(50, 50))
+    crop = augment_pixels(image, PLAIN, np.random.default_rng(0), min_scale=1.0)
+    whole = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(crop.astype(int) - whole).mean() < 6
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"interpolation": "nearest"}, "interpolation 'nearest'"),
+        ({"resize": "stretch"}, "resize 'stretch'"),
+        ({"resize_to": 8}, "less than its size"),
+    ],
+)
+def test_settings_that_make_no_sense(change: dict[str, object], word: str) -> None:
+    settings = Preprocessing(32, PLAIN.mean, PLAIN.std, **change)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=word):
+        load_pixels(square("red"), settings)
+    with pytest.raises(ConfigError, match="min_scale"):
+        augment_pixels(square("red"), PLAIN, np.random.default_rng(0), min_scale=0.0)

@@ -1,0 +1,57 @@
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from clipkit.errors import MissingExtraError
+from clipkit.packages import (
+    cache_folder,
+    default_threads,
+    file_sha256,
+    package_folder,
+    replace_file,
+    shipped_folder,
+)
+
+
+def test_package_folder_finds_without_importing() -> None:
+    assert (package_folder("PIL", what="x", extra="y") / "Image.py").is_file()
+    with pytest.raises(MissingExtraError, match=r"clipkit\[y\]"):
+        package_folder("no_such_package_here", what="x", extra="y")
+
+
+def test_shipped_folders_are_there() -> None:
+    assert list(shipped_folder("recipes").glob("*.yaml"))
+    assert list(shipped_folder("data_manifests").glob("*.yaml"))
+
+
+def test_file_sha256(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 9000
+    (tmp_path / "file").write_bytes(content)
+    assert file_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_cache_folder_follows_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPKIT_CACHE", "/somewhere")
+    assert cache_folder() == Path("/somewhere")
+    monkeypatch.delenv("CLIPKIT_CACHE")
+    assert cache_folder() == Path.home() / ".cache" / "clipkit"
+    assert 1 <= default_threads() <= 8
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    replace_file(path, b"old")
+    replace_file(path, b"new")
+    assert path.read_bytes() == b"new"
+
+    def fails(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", fails)
+    with pytest.raises(OSError, match="disk full"):
+        replace_file(path, b"half")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]

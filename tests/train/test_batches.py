@@ -1,0 +1,128 @@
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipkit.data import Dataset, load_data
+from clipkit.encode import encode_texts
+from clipkit.errors import ConfigError, DataError
+from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.trainable import set_trainable
+from clipkit.train.batches import PairBatch, PairBatches
+from clipkit.train.feature_cache import FeatureCache
+from clipkit.types import Sample
+
+
+def batches(model: DualEncoder, data: Dataset, tmp_path: Path, **options: object) -> PairBatches:
+    settings = {"batch_size": 6, "seed": 0, **options}
+    return PairBatches(model, data, FeatureCache(tmp_path / "cache"), **settings)  # type: ignore[arg-type]
+
+
+def seen(epoch: list[PairBatch]) -> Counter[tuple[int, int]]:
+    return Counter(
+        pair
+        for batch in epoch
+        for pair in zip(batch.image_keys.tolist(), batch.text_keys.tolist(), strict=True)
+    )
+
+
+def test_cached_and_live_batches_hold_the_same_pairs(
+    model: DualEncoder, photos: Path, tmp_path: Path
+) -> None:
+    data = load_data(photos)
+    set_trainable(model, "projections")
+    cached = batches(model, data, tmp_path)
+    set_trainable(model, "all")
+    live = batches(model, data, tmp_path)
+    for epoch in range(2):
+        pairs = list(zip(cached.epoch(epoch), live.epoch(epoch), strict=True))
+        assert len(pairs) == len(cached) == 3
+        for mine, other in pairs:
+            assert torch.equal(mine.image_keys, other.image_keys)
+            assert torch.equal(mine.text_keys, other.text_keys)
+            model.eval()
+            with torch.inference_mode():
+                images = model.image_tower(other.images)
+                assert isinstance(other.texts, dict)
+                texts = model.text_tower(other.texts)
+            torch.testing.assert_close(mine.images, images, rtol=1e-3, atol=1e-4)
+            assert isinstance(mine.texts, torch.Tensor)
+            torch.testing.assert_close(mine.texts, texts, rtol=1e-3, atol=1e-4)
+
+
+def test_each_row_once_an_epoch_with_one_of_its_captions(
+    model: DualEncoder, photos: Path, tmp_path: Path
+) -> None:
+    for path in photos.glob("*.txt"):
+        path.write_text(f"{path.stem}\nthe {path.stem}\n")
+    data = load_data(photos)
+    set_trainable(model, "projections")
+    pairs = batches(model, data, tmp_path)
+    counts = [seen(list(pairs.epoch(epoch))) for epoch in range(8)]
+    for count in counts:
+        assert sorted(image for image, _ in count) == list(range(18))
+    assert len(set().union(*counts)) > 30  # both captions are drawn
+    assert counts[0] == seen(list(pairs.epoch(0)))
+    features = encode_texts(model, pairs.captions, encode=model.text_tower)
+    assert pairs.text_features is not None
+    torch.testing.assert_close(pairs.text_features, features, rtol=1e-4, atol=1e-5)
+
+
+def test_equal_content_has_equal_keys(model: DualEncoder, photos: Path, tmp_path: Path) -> None:
+    shutil.copy(photos / "red0.png", photos / "green0.png")
+    (photos / "blue0.txt").write_text("A  photo of a RED square")
+    data = load_data(photos)
+    pairs = batches(model, data, tmp_path, batch_size=18)
+    batch = next(iter(pairs.epoch(0)))
+    assert len(batch.image_keys.unique()) == 17
+    assert len(batch.text_keys.unique()) == 6
+    counts = Counter(batch.text_keys.tolist())
+    assert sorted(counts.values()) == [2, 3, 3, 3, 3, 4]
+
+
+def test_half_of_the_images_are_mirrored(model: DualEncoder, photos: Path, tmp_path: Path) -> None:
+    data = load_data(photos)
+    set_trainable(model, "projections")
+    pairs = batches(model, data, tmp_path, flip=True, batch_size=18)
+    plain = batches(model, data, tmp_path, batch_size=18)
+    flipped = [
+        int((a.images != b.images).any(1).sum())
+        for a, b in zip(
+            (next(iter(pairs.epoch(e))) for e in range(6)),
+            (next(iter(plain.epoch(e))) for e in range(6)),
+            strict=True,
+        )
+    ]
+    assert 30 < sum(flipped) < 80
+    set_trainable(model, "all")
+    live = next(iter(batches(model, data, tmp_path, flip=True, batch_size=18).epoch(0)))
+    with torch.inference_mode():
+        features = model.eval().image_tower(live.images)
+    torch.testing.assert_close(features, next(iter(pairs.epoch(0))).images, rtol=1e-3, atol=1e-4)
+
+
+def test_processes_split_each_batch(model: DualEncoder, photos: Path, tmp_path: Path) -> None:
+    data = load_data(photos)
+    for what in ("projections", "all"):
+        set_trainable(model, what)
+        whole = batches(model, data, tmp_path)
+        parts = [batches(model, data, tmp_path, process_index=i, process_count=2) for i in range(2)]
+        for batch, *shares in zip(whole.epoch(1), *(p.epoch(1) for p in parts), strict=True):
+            assert seen([batch]) == seen(list(shares))
+    with pytest.raises(ConfigError, match="multiple of 4 processes"):
+        batches(model, data, tmp_path, process_count=4)
+
+
+def test_rows_that_cannot_be_used(model: DualEncoder, corrupt: Path, tmp_path: Path) -> None:
+    data = load_data(corrupt)
+    set_trainable(model, "projections")
+    assert len(batches(model, data, tmp_path).samples) == 17
+    set_trainable(model, "all")
+    live = batches(model, data, tmp_path)
+    list(live.epoch(0))
+    list(live.epoch(1))
+    assert [reject.id for reject in live.skipped] == ["red1.png"]
+    with pytest.raises(DataError, match="needs two rows"):
+        batches(model, Dataset("d", [Sample("a", None, ("x",)), data[0]]), tmp_path)
