@@ -195,7 +195,7 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> list[str]:
         *sections, last = key.split(".")
         target: Any = raw
         for section in sections:
-            if isinstance(target.get(section), str):
+            if target is raw and isinstance(target.get(section), str):
                 target[section] = {"name": target[section]}
             target = target.setdefault(section, {}) if isinstance(target, dict) else None
             if not isinstance(target, dict):
@@ -268,8 +268,10 @@ def _check(raw: dict[str, Any], problems: list[str]) -> Plan | None:
 
 
 def _named(value: Any) -> Any:
-    """Read `loss: clip` as `loss: {name: clip}`."""
-    return {"name": value} if isinstance(value, str) else value
+    """Read `loss: clip` as `loss: {name: clip}`, and options without a name as the default's."""
+    if isinstance(value, str):
+        return {"name": value}
+    return {"name": "clip", **value} if isinstance(value, dict) else value
 
 
 def _component(
@@ -318,7 +320,8 @@ def _options(
             problem = _problem(item, key, prefix, list(schema.model_fields))
             if problem not in problems:
                 problems.append(problem)
-        return {}
+        wrong = {item["loc"][0] for item in error.errors() if item["loc"]}
+        return {key: value for key, value in given.items() if key not in wrong}
     return {key: getattr(checked, key) for key in given}
 
 

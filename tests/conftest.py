@@ -7,7 +7,11 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from jaxtyping import install_import_hook
 
-install_import_hook("clipkit", "beartype.beartype")
+import tests.typecheck  # noqa: F401 (the hook looks it up by name)
+
+PARTS = "errors types packages models data losses encode classify embed evaluate train report"
+CHECKED = [f"clipkit.{part}" for part in f"{PARTS} recipe run".split()]  # cli is typer's to check
+install_import_hook(CHECKED, "tests.typecheck.typecheck")
 
 import tempfile
 from collections.abc import Callable, Iterator

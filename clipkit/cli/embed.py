@@ -1,7 +1,7 @@
 """`clipkit embed`: the embeddings of a whole collection."""
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -24,7 +24,6 @@ def embed(
     """Encode a collection into a store of parquet files; run again, it goes on where it was."""
     from clipkit.data import load_data
     from clipkit.embed.export import embed as run
-    from clipkit.embed.rows import What
     from clipkit.report import terminal
 
     with terminal.bars() as follow:
@@ -32,7 +31,7 @@ def embed(
             model,
             load_data(data, progress=follow("drawing pictures")),
             out,
-            what=cast(What, what),
+            what=what,
             dtype=dtype,
             shard_rows=shard_rows,
             max_rejected=max_rejected,

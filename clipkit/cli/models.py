@@ -41,6 +41,7 @@ def show(model: Annotated[str, typer.Argument(help="starter, or a folder.")]) ->
     }
     image, text = (loaded.architecture[tower] for tower in ("image_tower", "text_tower"))
     lines = [
+        ["name", loaded.name],
         ["image tower", f"{image['timm']}, {sizes['image_tower']:,} parameters"],
         ["text tower", f"{text['config']['model_type']}, {sizes['text_tower']:,} parameters"],
         ["image projection", f"{sizes['image_projection']:,} parameters"],
@@ -51,4 +52,4 @@ def show(model: Annotated[str, typer.Argument(help="starter, or a folder.")]) ->
         ["context length", f"{loaded.context_length} tokens"],
         ["fingerprint", loaded.fingerprint()],
     ]
-    terminal.out().print(terminal.rows([loaded.name, ""], lines))
+    terminal.out().print(terminal.rows(["part", "what it is"], lines))

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from clipkit.data.dataset import Dataset
 from clipkit.data.load import load_data
 from clipkit.data.rejects import Rejects
-from clipkit.embed.rows import DTYPES, WHATS, Row, What, build_schema, build_table, list_rows
+from clipkit.embed.rows import DTYPES, WHATS, Row, build_schema, build_table, list_rows
 from clipkit.embed.store import INFO, REJECTS, EmbeddingStore, Shard, StoreInfo
 from clipkit.encode import encode_images, encode_texts
 from clipkit.errors import ConfigError, DataError, StoreError, did_you_mean
@@ -32,7 +32,7 @@ def embed(
     data: str | Path | Dataset,
     out: str | Path,
     *,
-    what: What = "images",
+    what: str = "images",
     shard_rows: int = 10_000,
     dtype: str = "float32",
     batch_size: int | None = None,

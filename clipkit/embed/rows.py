@@ -13,8 +13,7 @@ from jaxtyping import Float
 from clipkit.data.dataset import Dataset
 from clipkit.types import Sample
 
-What = Literal["images", "captions", "both"]
-WHATS: tuple[What, ...] = ("images", "captions", "both")
+WHATS = ("images", "captions", "both")
 
 DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
 """Precisions that embeddings can be stored in."""
@@ -37,12 +36,12 @@ class Row:
     text: str | None
 
 
-def list_rows(data: Dataset, what: What) -> list[Row]:
+def list_rows(data: Dataset, what: str) -> list[Row]:
     """Return the rows in the order of the data: each image, followed by its captions."""
     return [row for sample in data for row in _rows_of(sample, what)]
 
 
-def _rows_of(sample: Sample, what: What) -> Iterator[Row]:
+def _rows_of(sample: Sample, what: str) -> Iterator[Row]:
     if what != "captions":
         yield Row(sample, "image", sample.captions[0] if sample.captions else None)
     if what != "images":

@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import yaml
+
+from tests.cli.conftest import Run
+
+
+def recipe(saved: Path, photos: Path, **changes: object) -> Path:
+    settings = {
+        "model": str(saved),
+        "data": {"train": str(photos)},
+        "batch_size": 6,
+        "epochs": 2,
+        "evaluate": {"mine": {"name": "retrieval", "data": str(photos)}},
+        "out": str(photos.parent / "run"),
+        **changes,
+    }
+    path = photos.parent / "recipe.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def test_a_run_with_its_table_and_what_comes_next(run: Run, saved: Path, photos: Path) -> None:
+    result = run("train", recipe(saved, photos), "epochs=3")
+    assert result.code == 0
+    for words in ("Before and after", "text to image R@1", "run/model", "clipkit classify PHOTOS"):
+        assert words in result.out
+    assert "training steps: 9/9 loss" in result.err
+    assert "pairs/s" in result.err
+    again = run("train", recipe(saved, photos))
+    assert again.code == 2
+    assert "--restart" in again.err
+    assert run("train", recipe(saved, photos), "--restart").code == 0
+
+
+def test_a_corrupt_image_is_listed_and_the_rest_goes_on(
+    run: Run, saved: Path, corrupt: Path
+) -> None:
+    result = run("train", recipe(saved, corrupt))
+    assert result.code == 0
+    assert "1 rows could not be used" in result.out
+    assert "red1.png" in (corrupt.parent / "run" / "rejects.jsonl").read_text()
+
+
+def test_mistakes_are_listed(run: Run, saved: Path, photos: Path) -> None:
+    path = recipe(saved, photos, epoch=3, trainable="nothing", batch_size="many")
+    result = run("train", path)
+    assert result.code == 2
+    assert "has 3 problems:" in result.err
+    assert len(result.err.splitlines()) == 4
+    missing = run("train", photos.parent / "gone.yaml")
+    assert missing.code == 2
+    assert "no recipe" in missing.err
+
+
+def test_a_column_that_is_not_there(run: Run, saved: Path, photos: Path) -> None:
+    (photos / "t.csv").write_text("image,caption\nred0.png,a\nblue0.png,b\n")
+    data = {"train": str(photos / "t.csv"), "caption_column": "capton"}
+    result = run("train", recipe(saved, photos, data=data))
+    assert result.code == 2
+    assert "no column 'capton' for caption" in result.err
+    assert "did you mean 'caption'" in result.err

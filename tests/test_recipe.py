@@ -1,0 +1,107 @@
+from pathlib import Path
+
+import pytest
+
+from clipkit.errors import ConfigError
+from clipkit.losses import ClipLoss
+from clipkit.packages import shipped_folder
+from clipkit.recipe import find_recipe, read_recipe
+
+GOOD = """
+model: starter
+data: {train: openmoji@train}
+optim: {lr: 1.0e-3}
+evaluate:
+  mine: {name: retrieval, data: openmoji@test}
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(shipped_folder("recipes").glob("*.yaml")), ids=str)
+def test_every_recipe_that_ships_is_right(path: Path) -> None:
+    plan = read_recipe(path.stem)
+    head = path.read_text().split("\nmodel:")[0]
+    assert f"clipkit train {path.stem}" in head
+    assert "Needs:" in head
+    assert "Time:" in head
+    assert "TIME" not in head
+    assert plan.settings.batch_size > 1
+
+
+def test_the_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:
+    first = read_recipe(write(tmp_path, GOOD), ["epochs=3", "loss.label_smoothing=0.1"])
+    (tmp_path / "resolved.yaml").write_text(first.yaml())
+    again = read_recipe(tmp_path / "resolved.yaml")
+    assert again.recipe == first.recipe
+    assert again.settings.epochs == 3
+    loss = again.make_loss()
+    assert isinstance(loss, ClipLoss)
+    assert loss.label_smoothing == 0.1
+    assert again.recipe["optim"]["warmup_steps"] == 20
+    assert again.recipe["out"] == "runs/mine"
+
+
+def test_three_mistakes_are_told_together(tmp_path: Path) -> None:
+    text = GOOD.replace("lr: 1.0e-3", "lr: fast, warmup: 3").replace("retrieval", "retreival")
+    with pytest.raises(ConfigError) as caught:
+        read_recipe(write(tmp_path, text))
+    assert len(caught.value.problems) == 3
+    told = str(caught.value)
+    assert "3 problems" in told
+    assert "optim.lr: input should be a valid number" in told
+    assert "not 'fast'" in told
+    assert "optim.warmup: unknown key; did you mean 'warmup_steps'?" in told
+    assert "evaluate.mine.name: 'retreival' is unknown; did you mean 'retrieval'?" in told
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ("trainable=projection", "did you mean 'projections'"),
+        ("optim.schedule=cosin", "did you mean 'cosine'"),
+        ("batch_size=1", "batch_size: 1 is less than 2"),
+        ("epochs=-1", "epochs: -1 is less than 0"),
+        ("loss=clop", "loss.name: 'clop' is unknown"),
+        ("loss=no.such.module:Name", "is unknown"),
+        ("best=other.top1", "starts with no evaluator"),
+        ("precision=fp8", "precision"),
+        ("data.train=", "data.train"),
+        ("evaluate.mine.every_steps=often", "every_steps"),
+        ("nonsense", "is no override"),
+        ("data.train.deep=3", "train is no section"),
+        ("colour=red", "colour: unknown key"),
+        ("model.name=starter_tower", "did you mean 'starter_towers'"),
+        ("class_directions.wieght=1", "did you mean 'weight'"),
+    ],
+)
+def test_what_an_override_may_get_wrong(tmp_path: Path, change: str, word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        read_recipe(write(tmp_path, GOOD), [change])
+
+
+def test_files_that_are_no_recipe(tmp_path: Path) -> None:
+    for text, word in (("[1]", "holds list"), ("a: [", "no YAML"), ("model: starter", "data: ")):
+        with pytest.raises(ConfigError, match=word):
+            read_recipe(write(tmp_path, text))
+    with pytest.raises(ConfigError, match="did you mean 'openmoji'"):
+        read_recipe("openmojy")
+    assert find_recipe("recipes/openmoji.yaml").resolve() == find_recipe("openmoji").resolve()
+
+
+def test_outside_code_by_module_and_name(tmp_path: Path) -> None:
+    plan = read_recipe(write(tmp_path, GOOD), ["loss=clipkit.losses.clip:ClipLoss"])
+    assert isinstance(plan.make_loss(), ClipLoss)
+
+
+def test_overrides_are_yaml_values(tmp_path: Path) -> None:
+    plan = read_recipe(
+        write(tmp_path, GOOD), ["optim.lr=1e-4", "augment=true", "evaluate.mine.ks=[1, 3]"]
+    )
+    assert plan.optim.lr == 1e-4
+    assert plan.settings.augment is True
+    assert plan.recipe["evaluate"]["mine"]["ks"] == [1, 3]

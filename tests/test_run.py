@@ -1,0 +1,77 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import clipkit
+from clipkit.errors import ConfigError
+from clipkit.models import load
+from clipkit.models.dual_encoder import DualEncoder
+
+Make = Callable[..., DualEncoder]
+
+
+@pytest.fixture
+def recipe(make_model: Make, corrupt: Path, classes: Path, tmp_path: Path) -> Path:
+    make_model().save(str(tmp_path / "base"))
+    settings = {
+        "model": str(tmp_path / "base"),
+        "data": {"train": str(corrupt)},
+        "batch_size": 6,
+        "epochs": 12,
+        "max_rejected": 0.1,
+        "optim": {"lr": 0.01, "warmup_steps": 5},
+        "evaluate": {"mine": {"name": "retrieval", "data": str(corrupt)}},
+        "general": {"colours": {"name": "zero_shot", "data": str(classes)}},
+        "out": str(tmp_path / "run"),
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def test_a_run_leaves_everything_behind(recipe: Path, tmp_path: Path) -> None:
+    result = clipkit.train(recipe)
+    assert result.folder == tmp_path / "run"
+    names = {path.name for path in result.folder.iterdir()}
+    assert names == {"recipe.yaml", "log.jsonl", "metrics.json", "rejects.jsonl", "model"}
+    metrics = json.loads((result.folder / "metrics.json").read_text())
+    assert metrics["steps"] == 24
+    for moment in ("before", "after"):
+        assert set(metrics[moment]) == {"data", "general"}
+        assert 0 <= metrics[moment]["general"]["colours"]["top1"] <= 1
+    gain = metrics["after"]["data"]["mine"]["mean_recall"]
+    assert gain > metrics["before"]["data"]["mine"]["mean_recall"]
+    rejects = [json.loads(x) for x in (result.folder / "rejects.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rejects] == ["red1.png"]
+    saved = load(result.folder / "model")
+    assert saved.fingerprint() == result.model.fingerprint()
+    description = json.loads((result.folder / "model" / "clipkit.json").read_text())
+    assert description["training_data"] == [metrics["data"]["fingerprint"]]
+
+
+def test_the_resolved_recipe_repeats_the_run(recipe: Path, tmp_path: Path) -> None:
+    first = clipkit.train(recipe, ["epochs=2"])
+    again = clipkit.train(first.folder / "recipe.yaml", [f"out={tmp_path / 'again'}"])
+    assert again.model.fingerprint() == first.model.fingerprint()
+
+
+def test_a_run_is_not_overwritten_unless_told(recipe: Path) -> None:
+    first = clipkit.train(recipe, ["epochs=1"])
+    kept = (first.folder / "metrics.json").read_text()
+    with pytest.raises(ConfigError, match="--restart"):
+        clipkit.train(recipe, ["epochs=0"])
+    assert (first.folder / "metrics.json").read_text() == kept
+    assert clipkit.train(recipe, ["epochs=0"], restart=True).metrics["steps"] == 0
+
+
+def test_everything_trains_too(recipe: Path) -> None:
+    result = clipkit.train(recipe, ["trainable=all", "epochs=1", "augment=true", "flip=true"])
+    assert result.metrics["parameters"]["image_tower"]["trained"] > 0
+    images = torch.randn(2, 3, 32, 32)
+    saved = load(result.folder / "model")
+    with torch.inference_mode():
+        assert torch.equal(saved.encode_image(images), result.model.encode_image(images))
