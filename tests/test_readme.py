@@ -29,7 +29,12 @@ def in_folder(folder: Path, blocks: list[tuple[str, str]]) -> list[str]:
     written = []
     for kind, text in blocks:
         done = subprocess.run(
-            command(kind, text), cwd=folder, env=environment, capture_output=True, text=True, check=False
+            command(kind, text),
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, f"{text}\n{done.stderr}"
         written.append(done.stdout)
