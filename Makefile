@@ -51,8 +51,8 @@ bench: $(VENV)/.dev  ## Measure speed side by side with a peer
 demo: $(VENV)/.demo  ## Fine-tune on emoji, classify, export and search, from nothing
 	@echo "== 1. fine-tune the starter on 3,144 emoji and their names; 800 others are held out"
 	$(BIN)/clipkit train openmoji out=$(DEMO)/run --restart
-	@echo "== 2. classify photographs and emoji, with labels made up on the spot"
-	$(BIN)/clipkit classify skimage_photos --model $(DEMO)/run/model --labels "$(PHOTO_LABELS)" --format table
+	@echo "== 2. classify with labels made up on the spot: photographs with the starter, emoji with the new model"
+	$(BIN)/clipkit classify skimage_photos --model starter --labels "$(PHOTO_LABELS)" --format table
 	$(BIN)/clipkit classify openmoji@test --model $(DEMO)/run/model --labels "$(EMOJI_LABELS)" --sample 10 --format table
 	@echo "== 3. export the embeddings of the whole set, and search it"
 	$(BIN)/clipkit embed openmoji --model $(DEMO)/run/model --out $(DEMO)/store

@@ -45,4 +45,4 @@ def embed(
         console.print(f"{info.rejected} rows could not be used: {where}")
         for row in store.rejects()[:5]:
             console.print(f"  {row.id}: {row.reason}", markup=False)
-    console.print(f'next   clipkit search {store.path} "a red flag"', soft_wrap=True)
+    console.print(f'next   clipkit search {store.path} "words to look for"', soft_wrap=True)
