@@ -1,21 +1,17 @@
-"""Recipes: YAML to typed settings, and the run they describe. The only import of pydantic.
+"""Recipes: YAML to typed settings, and the run they describe.
 
 A recipe is checked as a whole before anything is loaded, and all its problems are told together.
-Components (`model`, `loss`, evaluators) are `{name: …, options…}`; the schema of the options is the
-signature of what the name stands for. `module:Name` reaches code outside clipkit.
 """
 
-import importlib
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from clipkit.components import check_component, check_options, filled
 from clipkit.data.dataset import Dataset
 from clipkit.data.load import load_data
 from clipkit.errors import ConfigError, did_you_mean
@@ -211,10 +207,12 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> list[str]:
 
 def _check(raw: dict[str, Any], problems: list[str]) -> Plan | None:
     """Check every section and collect the problems; the plan only when there are none."""
-    top = _options(Recipe, raw, "", problems)
+    top = check_options(Recipe, raw, "", problems)
     full = {f.name: top.get(f.name, _default(f)) for f in fields(Recipe)}
-    data = _options(DataSettings, full["data"] or {}, "data", problems) if "data" in raw else {}
-    optim = _options(OptimSettings, full["optim"] or {}, "optim", problems)
+    data = (
+        check_options(DataSettings, full["data"] or {}, "data", problems) if "data" in raw else {}
+    )
+    optim = check_options(OptimSettings, full["optim"] or {}, "optim", problems)
     if optim.get("schedule", "cosine") not in SCHEDULES:
         hint = did_you_mean(str(optim["schedule"]), SCHEDULES)
         problems.append(f"optim.schedule: {optim['schedule']!r} is unknown{hint}")
@@ -226,14 +224,16 @@ def _check(raw: dict[str, Any], problems: list[str]) -> Plan | None:
             problems.append(f"{key}: {full[key]} is less than {low}")
     model = full["model"]
     if isinstance(model, dict):
-        make_model, full["model"] = _component(MODELS, model, "model", problems)
+        make_model, full["model"] = check_component(MODELS, model, "model", problems)
     else:
         make_model = partial(load, model)
-    make_loss, full["loss"] = _component(LOSSES, _named(full["loss"]), "loss", problems)
+    make_loss, full["loss"] = check_component(LOSSES, _named(full["loss"]), "loss", problems)
     directions = None
     if full["class_directions"] is not None:
-        options = _options(ClassDirections, full["class_directions"], "class_directions", problems)
-        full["class_directions"] = _filled(ClassDirections, options)
+        options = check_options(
+            ClassDirections, full["class_directions"], "class_directions", problems
+        )
+        full["class_directions"] = filled(ClassDirections, options)
         directions = partial(ClassDirections, **options)
     evaluators = []
     for section in ("evaluate", "general"):
@@ -243,7 +243,7 @@ def _check(raw: dict[str, Any], problems: list[str]) -> Plan | None:
             every = options.pop("every_steps", 0)
             if not isinstance(every, int) or every < 0:
                 problems.append(f"{where}.every_steps: {every!r} is no number of steps")
-            make, resolved = _component(EVALUATORS, options, where, problems)
+            make, resolved = check_component(EVALUATORS, options, where, problems)
             full[section] = {**full[section], prefix: {**resolved, "every_steps": every}}
             evaluators.append(({"evaluate": "data"}.get(section, section), prefix, make, every))
     if full["best"] and full["best"].partition(".")[0] not in {
@@ -254,7 +254,7 @@ def _check(raw: dict[str, Any], problems: list[str]) -> Plan | None:
         )
     if problems:
         return None
-    full["data"], full["optim"] = _filled(DataSettings, data), _filled(OptimSettings, optim)
+    full["data"], full["optim"] = filled(DataSettings, data), filled(OptimSettings, optim)
     return Plan(
         recipe=full,
         settings=Recipe(**full),
@@ -274,91 +274,8 @@ def _named(value: Any) -> Any:
     return {"name": "clip", **value} if isinstance(value, dict) else value
 
 
-def _component(
-    table: Mapping[str, Callable[..., Any]], spec: Any, where: str, problems: list[str]
-) -> tuple[Callable[[], Any], dict[str, Any]]:
-    """Check a component against the signature of what it names; return its maker and full form."""
-    if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
-        problems.append(f"{where}: needs a name; known: {', '.join(sorted(table))}")
-        return dict, {}
-    options = dict(spec)
-    name = options.pop("name")
-    target = table.get(name) or _outside(name)
-    if target is None:
-        problems.append(f"{where}.name: {name!r} is unknown{did_you_mean(name, table)}")
-        return dict, {}
-    checked = _options(target, options, where, problems)
-    return partial(target, **checked), {"name": name, **_filled(target, checked)}
-
-
-def _outside(name: str) -> Callable[..., Any] | None:
-    """Import `module:Name`."""
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        return None
-    try:
-        target = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError):
-        return None
-    return target if callable(target) else None
-
-
-def _options(
-    target: Callable[..., Any], given: Any, where: str, problems: list[str]
-) -> dict[str, Any]:
-    """Check keywords against a signature; return those that were given, in their right types."""
-    prefix = f"{where}." if where else ""
-    if not isinstance(given, dict):
-        problems.append(f"{where}: {given!r} is no section of key: value pairs")
-        return {}
-    schema = _schema(target)
-    try:
-        checked = schema.model_validate({str(key): value for key, value in given.items()})
-    except ValidationError as error:
-        for item in error.errors():
-            key = str(item["loc"][0]) if item["loc"] else ""
-            problem = _problem(item, key, prefix, list(schema.model_fields))
-            if problem not in problems:
-                problems.append(problem)
-        wrong = {item["loc"][0] for item in error.errors() if item["loc"]}
-        return {key: value for key, value in given.items() if key not in wrong}
-    return {key: getattr(checked, key) for key in given}
-
-
-def _problem(item: Any, key: str, prefix: str, known: list[str]) -> str:
-    """Say one problem that pydantic found."""
-    if item["type"] == "extra_forbidden":
-        return f"{prefix}{key}: unknown key{did_you_mean(key, known)}"
-    if item["type"] == "missing":
-        return f"{prefix}{key}: is required"
-    message = item["msg"][0].lower() + item["msg"][1:]
-    return f"{prefix}{key}: {message}, not {item['input']!r}"
-
-
-def _schema(target: Callable[..., Any]) -> type[BaseModel]:
-    """Make a pydantic model of a signature."""
-    hints = get_type_hints(
-        target if inspect.isfunction(target) or is_dataclass(target) else target.__init__
-    )
-    parameters: dict[str, Any] = {}
-    for name, parameter in inspect.signature(target).parameters.items():
-        required = parameter.default is inspect.Parameter.empty
-        parameters[name] = (hints.get(name, Any), ... if required else parameter.default)
-    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
-    return create_model("Options", __config__=config, **parameters)
-
-
-def _filled(target: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options with their defaults, in plain types."""
-    schema = _schema(target)
-    filled: dict[str, Any] = schema.model_construct(**options).model_dump(
-        mode="python", warnings=False
-    )
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in filled.items()}
-
-
 def _default(f: Any) -> Any:
     """Return a dataclass field's default, or an empty mapping."""
-    if f.default_factory is not inspect.Parameter.empty and callable(f.default_factory):
+    if f.default_factory is not MISSING:
         return f.default_factory()
     return None if f.name == "data" else f.default

@@ -13,6 +13,7 @@ from clipkit.models.trainable import set_dropout, set_trainable
 from clipkit.recipe import Plan, read_recipe
 from clipkit.train.feature_cache import FeatureCache, Report
 from clipkit.train.loop import FitResult, StepReport, fit
+from clipkit.train.processes import is_main_process, wait_for_everyone
 from clipkit.train.run_log import RunFolder
 from clipkit.train.scores import Scoring
 
@@ -76,7 +77,8 @@ def train(
     scorings = [
         Scoring(section, prefix, make(), every) for section, prefix, make, every in plan.evaluators
     ]
-    run = RunFolder(settings.out, recipe=plan.yaml(), restart=restart)
+    main = is_main_process()
+    run = RunFolder(settings.out, recipe=plan.yaml(), restart=restart, writes=main)
     cache = FeatureCache(report=on_encode)
     try:
         run.log("start", data=data.fingerprint(), rows=len(data), parameters=parameters)
@@ -100,14 +102,18 @@ def train(
             on_progress=on_progress,
         )
         metrics = _metrics(plan, result, data.fingerprint(), len(data), parameters)
-        model.to("cpu").save(str(run.model), training_data=[data.fingerprint()])
+        model.to("cpu")
+        if main:
+            model.save(str(run.model), training_data=[data.fingerprint()])
+        wait_for_everyone()
         model.name = str(run.model.resolve())
         run.write_metrics(metrics)
     finally:
         rejects = Rejects(1.0, [*data.rejects, *cache.rejects.values()])
-        rejects.write(run.path / "rejects.jsonl")
+        if main:
+            rejects.write(run.path / "rejects.jsonl")
         run.close()
-    return TrainResult(model, run.path, {**metrics, "rejected": len(rejects)})
+    return TrainResult(model, run.path, {**metrics, "rejected": len(rejects)}, main)
 
 
 def _metrics(

@@ -9,7 +9,7 @@ from jaxtyping import install_import_hook
 
 import tests.typecheck  # noqa: F401 (the hook looks it up by name)
 
-PARTS = "errors types packages models data losses encode classify embed evaluate train report"
+PARTS = "errors types packages components models data losses encode classify embed evaluate train report"
 CHECKED = [f"clipkit.{part}" for part in f"{PARTS} recipe run".split()]  # cli is typer's to check
 install_import_hook(CHECKED, "tests.typecheck.typecheck")
 

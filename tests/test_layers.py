@@ -8,7 +8,7 @@ import clipkit
 PACKAGE = Path(clipkit.__file__).parent
 LAYERS = [
     ["errors", "types"],
-    ["packages"],
+    ["packages", "components"],
     ["models", "data", "losses"],
     ["encode"],
     ["classify", "embed"],
@@ -23,11 +23,11 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ONLY = {
     "open_clip": {"models/from_open_clip.py"},
-    "pydantic": {"recipe.py"},
+    "pydantic": {"components.py"},
     "yaml": {"recipe.py", "data/manifest.py"},
     "resvg_py": {"data/openmoji.py"},
     "timm": {"models/paired_towers.py"},
-    "accelerate": {"train/loop.py"},
+    "accelerate": {"train/processes.py"},
     "rich": {"report/terminal.py"},
 }
 

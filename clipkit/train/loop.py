@@ -1,13 +1,12 @@
 """The training loop, in the order things happen."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from clipkit.train.class_directions import ClassDirections
 from clipkit.train.feature_cache import FeatureCache, frozen
 from clipkit.train.gather import gather_batch
 from clipkit.train.optim import OptimSettings, build_optimizer, learning_rate
+from clipkit.train.processes import make_accelerator
 from clipkit.train.run_log import RunFolder
 from clipkit.train.scores import Scores, Scoring, pick, score
 
@@ -137,7 +137,8 @@ def fit(
         RejectedError: when too many rows cannot be used.
         ClipkitError: when the loss is no longer finite.
     """
-    accelerator = _accelerator(model, precision)
+    unused = not (frozen(model.image_tower) and frozen(model.text_tower))
+    accelerator = make_accelerator(precision, find_unused_parameters=unused)
     model.to(accelerator.device)
     batches = PairBatches(
         model,
@@ -165,9 +166,8 @@ def fit(
     kept = _Kept(model, best, before)
     periodic = [scoring for scoring in scorings if scoring.every_steps]
     steps = epochs * len(batches)
-    step, told, value = 0, 0.0, float("nan")
-    started = time.monotonic()
-    paused = 0.0
+    watch = _Watch(steps, batches.batch_size, run, on_progress)
+    step, total = 0, torch.tensor(float("nan"))
     for epoch in range(epochs):
         for batch in batches.epoch(epoch):
             rate = learning_rate(optim, step, steps)
@@ -189,23 +189,15 @@ def fit(
             optimizer.step()
             model.clamp_logit_scale()
             step += 1
-
-            now = time.monotonic()
-            if now - told > LOG_SECONDS or step == steps:
-                told = now
-                value = total.item()  # the host waits for the device
-                _check_finite(value, step, run)
-                progress = _progress(step, steps, value, model, now - started - paused, batches)
-                run.log("step", step=step, loss=value, lr=rate, logit_scale=progress.logit_scale)
-                if on_progress and accelerator.is_main_process:
-                    on_progress(progress)
+            if watch.due(step):
+                watch.tell(step, total, rate, model)
             due = [scoring for scoring in periodic if step % scoring.every_steps == 0]
             if due and step < steps:
-                scores = score(model, due, cache)
-                run.log("scores", step=step, scores=scores)
-                kept.offer(model, step, scores)
-                paused += time.monotonic() - now
-    seconds = time.monotonic() - started - paused
+                with watch.paused():
+                    scores = score(model, due, cache)
+                    run.log("scores", step=step, scores=scores)
+                    kept.offer(model, step, scores)
+    seconds = watch.seconds()
     accelerator.wait_for_everyone()
     model.eval()
     kept.offer(model, step, score(model, periodic or scorings, cache) if best else None)
@@ -215,7 +207,7 @@ def fit(
     for reject in batches.skipped:
         cache.rejects[f"{data.name}/{reject.id}"] = reject
     _check_rejects(data, cache, max_rejected)
-    return FitResult(before, after, kept.step, steps, seconds, value)
+    return FitResult(before, after, kept.step, steps, seconds, total.item())
 
 
 def standardise_projections(model: DualEncoder, batches: PairBatches) -> None:
@@ -262,24 +254,58 @@ class _Kept:
         return {k: v.detach().clone() for k, v in state.items() if not k.startswith(still)}
 
 
-def _accelerator(model: DualEncoder, precision: str) -> Accelerator:
-    """Set up devices, processes and precision."""
-    if precision == "auto":
-        mixed = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
-    else:
-        mixed = "bf16" if precision == "bf16" else "no"
-    unused = not (frozen(model.image_tower) and frozen(model.text_tower))
-    handlers = [DistributedDataParallelKwargs(find_unused_parameters=unused)]
-    return Accelerator(mixed_precision=mixed, kwargs_handlers=handlers)
+class _Watch:
+    """Keeps time, and tells the log and the terminal about twice a second how the run goes."""
 
+    def __init__(
+        self,
+        steps: int,
+        batch_size: int,
+        run: RunFolder,
+        on_progress: Callable[[StepReport], None] | None,
+    ) -> None:
+        self.steps, self.batch_size = steps, batch_size
+        self.run, self.on_progress = run, on_progress
+        self._started = time.monotonic()
+        self._told = 0.0
+        self._paused = 0.0
 
-def _progress(
-    step: int, steps: int, loss: float, model: DualEncoder, seconds: float, batches: PairBatches
-) -> StepReport:
-    """Work out rate and time left."""
-    rate = step * batches.batch_size / max(seconds, 1e-9)
-    left = (steps - step) * seconds / step
-    return StepReport(step, steps, loss, model.logit_scale.item(), rate, left)
+    def seconds(self) -> float:
+        """Return the seconds of training so far."""
+        return time.monotonic() - self._started - self._paused
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count what happens inside as training."""
+        began = time.monotonic()
+        yield
+        self._paused += time.monotonic() - began
+
+    def due(self, step: int) -> bool:
+        """Say whether it is time to tell."""
+        return step == self.steps or time.monotonic() - self._told > LOG_SECONDS
+
+    def tell(self, step: int, loss: Tensor, rate: float, model: DualEncoder) -> None:
+        """Tell about one step.
+
+        Raises:
+            ClipkitError: when its loss is no number.
+        """
+        self._told = time.monotonic()
+        value = loss.item()  # the host waits for the device
+        _check_finite(value, step, self.run)
+        seconds = self.seconds()
+        report = StepReport(
+            step,
+            self.steps,
+            loss=value,
+            logit_scale=model.logit_scale.item(),
+            rate=step * self.batch_size / max(seconds, 1e-9),
+            seconds_left=(self.steps - step) * seconds / step,
+        )
+        self.run.log("step", step=step, loss=value, lr=rate, logit_scale=report.logit_scale)
+        if self.on_progress and self.run.writes:
+            self.on_progress(report)
 
 
 def _check_finite(loss: float, step: int, run: RunFolder) -> None:

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from clipkit.errors import ConfigError
 from clipkit.packages import replace_file
@@ -25,16 +25,27 @@ class RunFolder:
         path: the folder; made when absent.
         recipe: the resolved recipe as YAML text, or `None` when there is none.
         restart: throw away a run that is in the folder already.
+        writes: write; false in all but one of several processes, where nothing is touched.
 
     Raises:
         ConfigError: when the folder holds a run and `restart` is false, or other files.
     """
 
     def __init__(
-        self, path: str | Path, *, recipe: str | None = None, restart: bool = False
+        self,
+        path: str | Path,
+        *,
+        recipe: str | None = None,
+        restart: bool = False,
+        writes: bool = True,
     ) -> None:
         """Make the folder and write the recipe."""
         self.path = Path(path)
+        self.writes = writes
+        self._started = time.monotonic()
+        self._log: TextIO | None = None
+        if not writes:
+            return
         if self.path.is_file():
             raise ConfigError(f"out: {self.path} is a file; name a folder")
         if self.path.is_dir() and any(self.path.iterdir()):
@@ -49,7 +60,6 @@ class RunFolder:
                 )
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._started = time.monotonic()
         self._log = (self.path / "log.jsonl").open("a", encoding="utf-8")
         if recipe is not None:
             self.write("recipe.yaml", recipe)
@@ -61,13 +71,16 @@ class RunFolder:
 
     def log(self, event: str, **values: Any) -> None:
         """Append one event, with the seconds since the run began."""
+        if self._log is None:
+            return
         seconds = round(time.monotonic() - self._started, 3)
         self._log.write(json.dumps({"event": event, "seconds": seconds, **values}) + "\n")
         self._log.flush()
 
     def write(self, name: str, text: str) -> None:
         """Write a file that appears whole."""
-        replace_file(self.path / name, text.encode())
+        if self.writes:
+            replace_file(self.path / name, text.encode())
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write `metrics.json`."""
@@ -75,4 +88,5 @@ class RunFolder:
 
     def close(self) -> None:
         """Close the log."""
-        self._log.close()
+        if self._log is not None:
+            self._log.close()

@@ -1,0 +1,13 @@
+from clipkit.train.processes import is_main_process, make_accelerator, wait_for_everyone
+
+
+def test_one_process_is_the_main_one_and_waits_for_nobody() -> None:
+    accelerator = make_accelerator("float32", find_unused_parameters=False)
+    assert accelerator.num_processes == 1
+    assert accelerator.mixed_precision == "no"
+    assert is_main_process()
+    wait_for_everyone()
+
+
+def test_bf16_is_what_was_asked_for() -> None:
+    assert make_accelerator("bf16", find_unused_parameters=True).mixed_precision == "bf16"
