@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 
 
@@ -19,6 +20,8 @@ def make_accelerator(precision: str, *, find_unused_parameters: bool) -> Any:
         mixed = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
     else:
         mixed = "bf16" if precision == "bf16" else "no"
+    if AcceleratorState._shared_state:  # a run before this one in the same process
+        AcceleratorState._reset_state(reset_partial_state=False)
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)]
     return Accelerator(mixed_precision=mixed, kwargs_handlers=handlers)
 
