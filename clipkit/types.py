@@ -16,8 +16,37 @@ from typing import Any
 
 from PIL.Image import Image
 
-ImageSource = Path | bytes | Image
-"""An image that is not decoded yet: a file, the bytes of a file, or a PIL image."""
+
+@dataclass(frozen=True, slots=True)
+class FileSlice:
+    """A file that lies inside another one as it is, such as a member of a tar.
+
+    Attributes:
+        path: the outer file.
+        offset: where the inner file begins, in bytes.
+        size: its length in bytes.
+    """
+
+    path: Path
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Return the bytes.
+
+        Raises:
+            OSError: the outer file cannot be read, or it ends too early.
+        """
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            content = file.read(self.size)
+        if len(content) < self.size:
+            raise OSError(f"{self.path} ends within a member")
+        return content
+
+
+ImageSource = Path | bytes | Image | FileSlice
+"""An image that is not decoded yet: a file, a part of one, the bytes, or a PIL image."""
 
 
 Progress = Callable[[int, int | None], None]

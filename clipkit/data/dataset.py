@@ -10,7 +10,7 @@ from functools import cached_property
 from PIL.Image import Image
 
 from clipkit.packages import default_threads, file_sha256
-from clipkit.types import ImageSource, Reject, Sample
+from clipkit.types import FileSlice, ImageSource, Reject, Sample
 
 
 def caption_key(caption: str) -> str:
@@ -83,6 +83,8 @@ def _image_hash(image: ImageSource | None) -> str:
     if isinstance(image, Image):
         return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
     try:
+        if isinstance(image, FileSlice):
+            return hashlib.sha256(image.read()).hexdigest()
         return file_sha256(image)
     except OSError:
         return "unreadable"  # decoding will reject the row; reading it is not what fails here

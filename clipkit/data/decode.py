@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from clipkit.errors import ImageError
-from clipkit.types import ImageSource
+from clipkit.types import FileSlice, ImageSource
 
 MAX_PIXELS = 178_956_970
 """The pixel limit unless said otherwise; PIL's own default, above which it speaks of a bomb."""
@@ -45,7 +45,7 @@ def decode_image(
     to 8 bits, not clipped; of an animation the first frame is taken.
 
     Args:
-        source: a file, the bytes of a file, or a PIL image, which is left as it is.
+        source: a file, a part or the bytes of one, or a PIL image, which is left as it is.
         max_pixels: largest width * height, judged before decoding; PIL's own limit,
             `2 * PIL.Image.MAX_IMAGE_PIXELS`, stands as well.
         near: length in pixels of the shorter side that the picture will be scaled to. A JPEG may
@@ -62,6 +62,8 @@ def decode_image(
         if isinstance(source, Image.Image):
             picture = _to_upright_rgb(source, max_pixels, near=None)
             return picture.copy() if picture is source else picture
+        if isinstance(source, FileSlice):
+            source = source.read()
         file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
         with Image.open(file, formats=_formats()) as image:
             return _to_upright_rgb(image, max_pixels, near)

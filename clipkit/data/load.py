@@ -3,22 +3,27 @@
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from clipkit.data.annotations import is_token_file, read_coco, read_token
 from clipkit.data.dataset import Dataset
 from clipkit.data.folder import read_folder
 from clipkit.data.manifest import Manifest, list_manifests, read_manifest
 from clipkit.data.openmoji import load_openmoji
 from clipkit.data.rejects import Rejects
 from clipkit.data.table import TABLE_SUFFIXES, Columns, Keep, inside, read_rows, read_table
+from clipkit.data.webdataset import expand_shards, read_webdataset
 from clipkit.errors import DataError, did_you_mean
 from clipkit.packages import package_folder
 from clipkit.types import Progress, Reject, Sample
 
-Read = tuple[list[Sample], list[Reject]]
+Read = tuple[Sequence[Sample], list[Reject]]
+
+ARROW_SUFFIXES = (".parquet", ".arrow", ".feather")
+HUB = "hub:"
 
 _EXTRAS = {"skimage": "photos"}
 
@@ -35,10 +40,12 @@ def load_data(
     """Read a data set, wherever it is; images stay undecoded.
 
     Args:
-        data: the name of a manifest that ships (`list_manifests()`), a manifest file, a csv, tsv
-            or jsonl file, or a folder of images; a suffix `@SPLIT` takes one split: one of the
-            manifest's, a value of a table's column `split`, or a sub-folder. A name that ships
-            comes before a file or folder of that name; write `./NAME` for the latter.
+        data: the name of a manifest that ships (`list_manifests()`), a manifest file, a table
+            (csv, tsv, jsonl, parquet, arrow), COCO's captions (json), Flickr's (token), tar shards
+            (`shards/{000..127}.tar`, or a glob), a folder of images, a folder that `datasets`
+            wrote, or `hub:NAME`. A suffix `@SPLIT` takes one split: one of the manifest's, of the
+            hub set's, a value of a table's column `split`, or a sub-folder. A name that ships comes
+            before a file or folder of that name; write `./NAME` for the latter.
         image_column: column of a table, where its name is none of the usual ones.
         caption_column: likewise.
         label_column: likewise.
@@ -60,25 +67,93 @@ def load_data(
         if columns != Columns() or root is not None:
             raise DataError("columns and root are for data that is still to be read, not a Dataset")
         return data
-    path, split = _find(str(data))
     folder = Path(root) if root is not None else None
-    if path.suffix.lower() in (".yaml", ".yml"):
-        dataset = _load_manifest(read_manifest(path), split, columns, folder, progress)
-    elif path.is_dir():
-        if columns != Columns() or folder is not None:
-            raise DataError(f"{path} is a folder of images: it has no columns and no other root")
-        dataset = _dataset(_name(path, split), read_folder(path / (split or "")))
-    elif path.suffix.lower() in TABLE_SUFFIXES:
-        keep = _column_keep("split", split) if split else None
-        read = read_table(path, columns=columns, root=folder, keep=keep)
-        dataset = _dataset(_name(path, split), read)
+    if str(data).startswith(HUB):
+        name, _, part = str(data).removeprefix(HUB).partition("@")
+        read = _read_hub(name, part or None, columns, folder)
+        dataset = _dataset(str(data).removeprefix(HUB), read)
     else:
-        endings = ", ".join((".yaml", *TABLE_SUFFIXES))
-        raise DataError(f"{path} is neither a folder nor one of {endings}")
-    if not dataset.samples:
+        path, split = _find(str(data))
+        if path.suffix.lower() in (".yaml", ".yml"):
+            dataset = _load_manifest(read_manifest(path), split, columns, folder, progress)
+        else:
+            read = _read_path(path, split, columns, folder, progress)
+            dataset = _dataset(_name(path, split), read)
+    if not len(dataset.samples):
         rejects = Rejects(rows=dataset.rejects)
         raise DataError(f"{data} has no row that can be used ({rejects.summary()})")
     return dataset
+
+
+def _read_path(
+    path: Path,
+    split: str | None,
+    columns: Columns,
+    root: Path | None,
+    progress: Progress | None,
+) -> Read:
+    """Read a file, a folder or shards that no manifest describes."""
+    suffix = path.suffix.lower()
+    plain = columns == Columns()
+    keep = _column_keep("split", split) if split else None
+    if path.is_dir():
+        arrow = _arrow()
+        if arrow.is_saved_dataset(path):
+            return _read_hub(str(path), split, columns, root)
+        if not plain or root is not None:
+            raise DataError(f"{path} is a folder of images: it has no columns and no other root")
+        return read_folder(path / (split or ""))
+    if suffix in TABLE_SUFFIXES:
+        return read_table(path, columns=columns, root=root, keep=keep)
+    if suffix in ARROW_SUFFIXES:
+        return _read_arrow_file(path, columns, root, keep)
+    if not plain:
+        raise DataError(f"{path} has no columns to name")
+    if split is not None:
+        raise DataError(f"{path} has no splits: write a manifest that says which rows are in them")
+    if suffix == ".json":
+        return read_coco(path, root=root)
+    if is_token_file(path):
+        return read_token(path, root=root)
+    if suffix == ".tar":
+        return read_webdataset(expand_shards(str(path)), progress=progress)
+    endings = ", ".join((".yaml", *TABLE_SUFFIXES, *ARROW_SUFFIXES, ".json", ".token", ".tar"))
+    raise DataError(f"{path} is neither a folder nor one of {endings}")
+
+
+def _arrow() -> Any:
+    """Import what rests on `datasets` only when there is something for it to read."""
+    return importlib.import_module("clipkit.data.arrow")
+
+
+def _read_arrow_file(path: Path, columns: Columns, root: Path | None, keep: Keep | None) -> Read:
+    arrow = _arrow()
+    read: Read = arrow.read_arrow(
+        arrow.open_parquet(path),
+        where=str(path),
+        columns=columns,
+        root=root or path.parent,
+        keep=keep,
+    )
+    return read
+
+
+def _read_hub(
+    name: str,
+    split: str | None,
+    columns: Columns,
+    root: Path | None,
+    *,
+    config: str | None = None,
+    first_rows: int | None = None,
+    keep: Keep | None = None,
+) -> Read:
+    arrow = _arrow()
+    table = arrow.open_hub(name, config=config, split=split, first_rows=first_rows)
+    where = f"{name}@{split}" if split else name
+    base = root or (Path(name) if Path(name).is_dir() else Path())
+    read: Read = arrow.read_arrow(table, where=where, columns=columns, root=base, keep=keep)
+    return read
 
 
 def _find(data: str) -> tuple[Path, str | None]:
@@ -88,10 +163,15 @@ def _find(data: str) -> tuple[Path, str | None]:
     for name, part in ((data, None), (head, split)) if at else ((data, None),):
         if name in manifests:
             return manifests[name], part
-        if name and Path(name).exists():
+        if name and (Path(name).exists() or _is_pattern(name)):
             return Path(name), part
     near = did_you_mean(head or data, manifests)
     raise DataError(f"no data {data!r}: neither a file or folder nor a manifest{near}")
+
+
+def _is_pattern(name: str) -> bool:
+    """Say whether a name stands for several shards."""
+    return name.endswith(".tar") and any(mark in name for mark in "{*?[")
 
 
 def _name(path: Path, split: str | None) -> str:
@@ -136,19 +216,38 @@ def _read_source(
     keep: Keep | None,
     progress: Progress | None,
 ) -> Read:
-    source, rejects = manifest.source, list[Reject]()
-    if source["kind"] == "table":
-        images = _inside(root, source.get("images", "."), manifest.name)
+    source, name = manifest.source, manifest.name
+    kind = source["kind"]
+    if kind == "hub":
+        split, hub = how.get("split"), str(source["path"])
+        local = inside(root, hub)
+        where = str(local) if local is not None and local.is_dir() else hub
+        config, first = source.get("config"), source.get("first_rows")
+        return _read_hub(where, split, columns, root, config=config, first_rows=first, keep=keep)
+    if kind in ("table", "coco", "token"):
+        images = _inside(root, source.get("images", "."), name)
         if "rows" in source and "path" not in how:
             rows, where = source["rows"], str(manifest.path)
             return read_rows(rows, where=where, root=images, columns=columns, keep=keep)
-        path = _inside(root, how.get("path") or source["path"], manifest.name)
+        path = _inside(root, how.get("path") or source["path"], name)
+        if kind == "coco":
+            return read_coco(path, root=images, keep=keep)
+        if kind == "token":
+            return read_token(path, root=images, keep=keep)
+        if path.suffix.lower() in ARROW_SUFFIXES:
+            return _read_arrow_file(path, columns, images, keep)
         return read_table(path, columns=columns, root=images, keep=keep)
-    if source["kind"] == "folder":
-        samples, rejects = read_folder(_inside(root, how.get("path", "."), manifest.name))
+    samples: Sequence[Sample]
+    if kind == "folder":
+        samples, rejects = read_folder(_inside(root, how.get("path", "."), name))
+    elif kind == "webdataset":
+        patterns = how.get("path") or source["path"]
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            _inside(root, pattern, name)
+        samples, rejects = read_webdataset(expand_shards(patterns, root), progress=progress)
     else:
         options = {key: value for key, value in source.items() if key != "kind"}
-        samples = load_openmoji(**options, progress=progress)
+        samples, rejects = load_openmoji(**options, progress=progress), []
     if keep is not None:
         samples = [sample for sample in samples if keep(sample.metadata, sample.id)]
         rejects = [reject for reject in rejects if "column" in how or keep({}, reject.id)]
@@ -217,21 +316,30 @@ def _inside(root: Path, relative: str, name: str) -> Path:
 
 def _dataset(name: str, read: Read, manifest: Manifest | None = None) -> Dataset:
     samples, rejects = read
+    labels = _labels(samples)
     if manifest is None:
-        labels = {sample.label for sample in samples if sample.label is not None}
-        return Dataset(name, samples, tuple(sorted(labels)), rejects=tuple(rejects))
+        return Dataset(name, samples, tuple(labels), rejects=tuple(rejects))
     known = set(manifest.class_names)
-    if known:
+    if known and not known.issuperset(labels):
         wrong = [s for s in samples if s.label is not None and s.label not in known]
-        rejects += [Reject(s.id, "label is not among class_names", str(s.label)) for s in wrong]
+        rejects = rejects + [
+            Reject(s.id, "label is not among class_names", str(s.label)) for s in wrong
+        ]
         samples = [s for s in samples if s.label is None or s.label in known]
-    labels = {sample.label for sample in samples if sample.label is not None}
+        labels = _labels(samples)
     return Dataset(
         name,
         samples,
-        manifest.class_names or tuple(sorted(labels)),
+        manifest.class_names or tuple(labels),
         manifest.templates,
         tuple(rejects),
         manifest.licence,
         manifest.homepage,
     )
+
+
+def _labels(samples: Sequence[Sample]) -> list[str]:
+    """Return the labels that occur, sorted; a table on disk is asked for its own."""
+    if not isinstance(samples, list):
+        return list(samples.labels())  # type: ignore[attr-defined]
+    return sorted({sample.label for sample in samples if sample.label is not None})

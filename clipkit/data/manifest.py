@@ -15,9 +15,13 @@ from clipkit.packages import shipped_folder
 _SOURCE_KEYS = {
     "folder": {"root"},
     "table": {"root", "path", "rows", "images"},
+    "coco": {"root", "path", "images"},
+    "token": {"root", "path", "images"},
+    "webdataset": {"root", "path"},
+    "hub": {"root", "path", "config", "first_rows"},
     "openmoji": {"size", "split_by", "holdout"},
 }
-_SPLIT_KEYS = ({"file"}, {"path"}, {"column", "value"})
+_SPLIT_KEYS = ({"file"}, {"path"}, {"split"}, {"column", "value"})
 
 
 @dataclass(frozen=True)
@@ -26,13 +30,14 @@ class Manifest:
 
     Attributes:
         name: what results call the data set.
-        source: `kind` (folder, table or openmoji) and the options of that kind.
+        source: `kind` (folder, table, coco, token, webdataset, hub, openmoji) and its options.
         path: the file.
         title: one line on what it is.
         licence: of the data.
         homepage: of the data.
         columns: which columns hold what.
-        splits: for each name `{file: ...}`, `{path: ...}` or `{column: ..., value: ...}`.
+        splits: for each name `{file: ...}`, `{path: ...}`, `{column: ..., value: ...}` or, of a
+            hub set, `{split: ...}`.
         class_names: of a labelled set.
         templates: prompts that suit them, each with one `{}`.
     """
@@ -114,9 +119,8 @@ def _problems(content: Any) -> list[str]:
     splits = content.get("splits") or {}
     for split, how in splits.items() if isinstance(splits, dict) else [("splits", splits)]:
         if not isinstance(how, dict) or set(how) not in _SPLIT_KEYS:
-            problems.append(
-                f"split {split!r} is none of {{file}}, {{path}}, {{column, value}}: {how!r}"
-            )
+            shapes = "{file}, {path}, {split}, {column, value}"
+            problems.append(f"split {split!r} is none of {shapes}: {how!r}")
     return problems
 
 
@@ -127,13 +131,19 @@ def _source_problems(source: Any) -> list[str]:
     if kind not in _SOURCE_KEYS:
         return [f"source has kind {kind!r}{did_you_mean(str(kind), _SOURCE_KEYS)}"]
     problems = _unknown(f"option of a source of kind {kind}", source, _SOURCE_KEYS[kind] | {"kind"})
-    for key in ("root", "path", "images"):
-        if not isinstance(source.get(key, ""), str):
+    for key in ("root", "path", "images", "config"):
+        several = key == "path" and kind == "webdataset" and isinstance(source.get(key), list)
+        if not several and not isinstance(source.get(key, ""), str):
             problems.append(f"source.{key} is not text: {source[key]!r}")
     if kind == "folder" and "root" not in source:
         problems.append("source has no root: the folder of images")
     if kind == "table" and ("path" in source) == ("rows" in source):
         problems.append("source needs either a path or rows")
+    if kind in ("coco", "token", "webdataset", "hub") and "path" not in source:
+        problems.append(f"source has no path, which a source of kind {kind} needs")
+    first = source.get("first_rows", 1)
+    if not isinstance(first, int) or first < 1:
+        problems.append(f"source.first_rows is not a number of rows: {first!r}")
     rows = source.get("rows", [])
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         problems.append("source.rows is not a list of mappings")

@@ -17,12 +17,34 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 # For each part of a sample the column names that are recognised, the likeliest first.
 _RECOGNISED = {
-    "image": ("image", "file_name", "filename", "filepath", "path", "image_path", "img"),
-    "caption": ("caption", "captions", "text", "title", "sentence", "description"),
-    "label": ("label", "class", "category"),
-    "id": ("id", "image_id", "key"),
+    "image": (
+        "image",
+        "file_name",
+        "filename",
+        "filepath",
+        "path",
+        "image_path",
+        "img",
+        "image_name",
+        "jpg",
+        "png",
+        "webp",
+    ),
+    "caption": (
+        "caption",
+        "captions",
+        "text",
+        "title",
+        "sentence",
+        "description",
+        "comment",
+        "raw",
+        "txt",
+    ),
+    "label": ("label", "class", "category", "labels", "fine_label", "cls"),
+    "id": ("id", "image_id", "key", "__key__"),
 }
-_NOTHING = {"", "nan", "none", "null"}
+NOTHING = {"", "nan", "none", "null"}
 
 Row = Mapping[str, Any]
 Keep = Callable[[Row, str], bool]
@@ -92,7 +114,7 @@ def read_rows(
 
 def is_nothing(value: object) -> bool:
     """Return whether a caption or label is none at all: empty, `None`, or what spells that."""
-    return value is None or str(value).strip().casefold() in _NOTHING
+    return value is None or str(value).strip().casefold() in NOTHING
 
 
 def inside(root: Path, relative: str) -> Path | None:
@@ -210,7 +232,7 @@ def _is_row(line: str, separator: str, columns: list[str]) -> bool:
 def _to_samples(
     table: _Table, where: str, columns: Columns, root: Path, keep: Keep | None
 ) -> tuple[list[Sample], list[Reject]]:
-    names = _resolve(columns, table.columns, where)
+    names = resolve_columns(columns, table.columns, where)
     building = _Samples(names, root, list(table.rejects))
     for place, row in table.rows:
         name = "" if is_nothing(row.get(names["image"])) else str(row[names["image"]]).strip()
@@ -219,8 +241,12 @@ def _to_samples(
     return building.finish(), building.rejects
 
 
-def _resolve(columns: Columns, there: Iterable[str], where: str) -> dict[str, str]:
-    """Return the column of each part, from what was asked for or else from the usual names."""
+def resolve_columns(columns: Columns, there: Iterable[str], where: str) -> dict[str, str]:
+    """Return the column of each part, from what was asked for or else from the usual names.
+
+    Raises:
+        DataError: a column that was asked for is not there, or none looks like images.
+    """
     names = list(there)
     listed = f"its columns are {', '.join(map(repr, names)) or 'none'}"
     lowered = {name.lower(): name for name in reversed(names)}
