@@ -3,7 +3,11 @@
 import functools
 import io
 import re
+import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +40,29 @@ _UPRIGHT_BY = {
 _WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 
 
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What is known of an image that was decoded, its pixels aside.
+
+    Attributes:
+        format: of the file, as PIL names it: "JPEG", "PNG"; empty for a PIL image made in memory.
+        mode: of its pixels as they are stored, as PIL names it: "RGB", "L", "CMYK", "I;16".
+        width: in pixels, once the picture is upright.
+        height: likewise.
+        orientation: EXIF's number; 1 is upright, and 2 to 8 are turned or mirrored by decoding.
+        frames: there is more than one frame or page, of which decoding takes the first.
+        transparent: it has an alpha channel or a transparent colour.
+    """
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    orientation: int
+    frames: bool
+    transparent: bool
+
+
 def decode_image(
     source: ImageSource, *, max_pixels: int = MAX_PIXELS, near: int | None = None
 ) -> Image.Image:
@@ -57,20 +84,87 @@ def decode_image(
     Raises:
         ImageError: the image cannot be used; the message is a short reason without the file's name.
     """
+    with _opened(source, max_pixels) as image:
+        picture = _to_upright_rgb(image, max_pixels, None if image is source else near)
+        return picture.copy() if picture is source else picture
+
+
+def inspect_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
+    """Decode an image as `decode_image` does, and return what it is in place of its pixels.
+
+    A JPEG is read to its end but decoded at 1/8 of its size, which finds the same faults sooner.
+
+    Raises:
+        ImageError: the image cannot be used; the same reason that `decode_image` gives.
+    """
+    with _opened(source, max_pixels) as image:
+        mode, (width, height) = image.mode, image.size
+        _to_upright_rgb(image, max_pixels, None if image is source else 1)
+        orientation = _orientation(image)
+        if orientation in (5, 6, 7, 8):
+            width, height = height, width
+        return ImageFacts(
+            format=image.format or "",
+            mode=mode,
+            width=width,
+            height=height,
+            orientation=orientation if orientation in _UPRIGHT_BY else 1,
+            frames=_has_frames(image),
+            transparent=mode in _WITH_ALPHA or "transparency" in image.info,
+        )
+
+
+@contextmanager
+def _opened(source: ImageSource, max_pixels: int) -> Iterator[Image.Image]:
+    """Open an image; whatever goes wrong in here or in the block becomes an ImageError."""
     _silence_pil()
     try:
         if isinstance(source, Image.Image):
-            picture = _to_upright_rgb(source, max_pixels, near=None)
-            return picture.copy() if picture is source else picture
-        if isinstance(source, FileSlice):
-            source = source.read()
-        file = io.BytesIO(source) if isinstance(source, bytes) else Path(source)
-        with Image.open(file, formats=_formats()) as image:
-            return _to_upright_rgb(image, max_pixels, near)
+            yield source
+            return
+        file = _read_slice(source) if isinstance(source, FileSlice) else source
+        if isinstance(file, Path) and (problem := file_problem(file)):
+            raise ImageError(problem)
+        opened = io.BytesIO(file) if isinstance(file, bytes) else Path(file)
+        with Image.open(opened, formats=_formats()) as image:
+            yield image
     except ImageError:
         raise
     except Exception as error:  # PIL raises nearly every kind of exception on broken files
         raise ImageError(_reason(error, source, max_pixels)) from error
+
+
+def file_problem(path: Path) -> str | None:
+    """Return in a few words why a path is no file that can be read, or `None` if it is one.
+
+    Only regular files are: to open a pipe, for one, would wait for ever.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        return os_reason(error)
+    if stat.S_ISREG(mode):
+        return None
+    return "a folder, not a file" if stat.S_ISDIR(mode) else "not a regular file"
+
+
+def os_reason(error: OSError | ValueError) -> str:
+    """Say in a few words, without the file's name, why the system refused a file."""
+    if isinstance(error, FileNotFoundError):
+        return "file not found"
+    if isinstance(error, PermissionError):
+        return "no permission to read the file"
+    if isinstance(error, OSError):
+        return f"file cannot be read: {error.strerror}"
+    return "not the name of a file"  # it has a NUL, or what no file system can spell
+
+
+def _read_slice(source: FileSlice) -> bytes:
+    try:
+        return source.read()
+    except OSError as error:
+        what = "the file around it ends within it" if error.errno is None else os_reason(error)
+        raise ImageError(what) from error
 
 
 def _to_upright_rgb(image: Image.Image, max_pixels: int, near: int | None) -> Image.Image:
@@ -133,6 +227,14 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def _has_frames(image: Image.Image) -> bool:
+    """Return whether there is a second frame or page; where that cannot be told, there is none."""
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:
+        return False
+
+
 @functools.cache
 def _formats() -> tuple[str, ...]:
     """Return the formats to try; an older Pillow does not know all of them."""
@@ -153,12 +255,8 @@ def _silence_pil() -> None:
 
 def _reason(error: Exception, source: ImageSource, max_pixels: int) -> str:
     """Say in a few words what is wrong; the same words for the same thing, to be counted."""
-    if isinstance(error, FileNotFoundError):
-        return "file not found"
-    if isinstance(error, PermissionError):
-        return "no permission to read the file"
-    if isinstance(error, IsADirectoryError):
-        return "a folder, not a file"
+    if isinstance(error, OSError) and error.errno is not None:
+        return os_reason(error)
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {max_pixels} pixels"
     if isinstance(error, UnidentifiedImageError):

@@ -1,13 +1,12 @@
 """Folders of images: captions beside them, a metadata file, or one sub-folder for each class."""
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from clipkit.data.decode import IMAGE_SUFFIXES
-from clipkit.data.table import Columns, is_nothing, read_table
+from clipkit.data.decode import IMAGE_SUFFIXES, file_problem, os_reason
+from clipkit.data.table import Columns, clean_captions, is_nothing, read_table
+from clipkit.data.texts import caption_lines, parse_object, readable, take_captions
 from clipkit.errors import DataError
 from clipkit.types import Reject, Sample
 
@@ -36,77 +35,112 @@ def read_folder(folder: Path) -> tuple[list[Sample], list[Reject]]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
-    images = sorted(_images(folder))
+    images = dict(sorted(_walk(folder)))
     if not images:
         raise DataError(f"no images in {folder} (looked for {' '.join(IMAGE_SUFFIXES)})")
     for name in METADATA_FILES:
         if (folder / name).is_file():
-            return _from_metadata(folder / name, images)
+            return _from_metadata(folder / name, list(images))
     samples, rejects, told = [], [], False
-    for relative in images:
-        captions, label, metadata, reasons = _beside(folder / relative)
-        told = told or bool(captions or label or metadata or reasons)
-        rejects += [Reject(relative, reason, str(folder / relative)) for reason in reasons]
-        if captions or not reasons:
-            samples.append(Sample(relative, folder / relative, captions, label, metadata))
-    if not told and all(relative.count("/") == 1 for relative in images):
+    for relative, problem in images.items():
+        sample, reasons = (None, [problem]) if problem else _beside(folder, relative)
+        rejects += [_reject(folder, relative, reason) for reason in reasons]
+        if sample is not None:
+            samples.append(sample)
+        told = told or (not problem and (sample is None or _is_told(sample)))
+    if not told and all(sample.id.count("/") == 1 for sample in samples):
         samples = [Sample(s.id, s.image, label=s.id.partition("/")[0]) for s in samples]
     return samples, rejects
 
 
-def _images(folder: Path) -> Iterator[str]:
-    """Yield the relative path of each image, with forward slashes."""
-    seen = set()
-    for here, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:  # a link that leads back
-            folders.clear()
+def has_images(folder: Path) -> bool:
+    """Say whether there is any image in a folder or below it."""
+    return next(_walk(folder), None) is not None
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, str | None]]:
+    """Yield each image's relative path, with forward slashes, and why it is none, if it is none.
+
+    A sub-folder that cannot be listed is yielded as well, or its images would be lost unsaid.
+    """
+    waiting: list[tuple[str, tuple[str, ...]]] = [("", ())]
+    while waiting:
+        below, above = waiting.pop()
+        real = os.path.realpath(folder / below)
+        if real in above:  # a link that leads back
             continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                yield (Path(here) / name).relative_to(folder).as_posix()
+        try:
+            with os.scandir(folder / below) as entries:
+                listed = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            yield below or ".", f"folder cannot be listed: {error.strerror}"
+            continue
+        for entry in listed:
+            relative = f"{below}/{entry.name}" if below else entry.name
+            if _is_folder(entry):
+                waiting.append((relative, (*above, real)))
+            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+                yield relative, _problem(entry)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _problem(entry: "os.DirEntry[str]") -> str | None:
+    """Return why an entry is no file that can be read; most entries know without being asked."""
+    try:
+        return None if entry.is_file() else file_problem(Path(entry.path))
+    except OSError as error:
+        return os_reason(error)
 
 
 def _from_metadata(path: Path, images: list[str]) -> tuple[list[Sample], list[Reject]]:
-    samples, rejects = read_table(path, columns=Columns(image="file_name"))
-    used = {str(sample.image) for sample in samples} | {reject.id for reject in rejects}
+    named: set[str] = set()
+
+    def note(row: object, image: str) -> bool:
+        named.add(os.path.normpath(image))
+        return True
+
+    samples, rejects = read_table(path, columns=Columns(image="file_name"), keep=note)
     for relative in images:
-        if str(path.parent / relative) not in used and relative not in used:
-            where = str(path.parent / relative)
-            rejects.append(Reject(relative, f"not named in {path.name}", where))
+        if relative not in named:
+            rejects.append(_reject(path.parent, relative, f"not named in {path.name}"))
     return samples, rejects
 
 
-def _beside(
-    image: Path,
-) -> tuple[tuple[str, ...], str | None, dict[str, Any], list[str]]:
-    """Return captions, label, metadata and reasons to reject, from the files beside an image."""
-    captions: list[str] = []
-    fields: dict[str, Any] = {}
-    reasons: list[str] = []
-    text_file, json_file = image.with_suffix(".txt"), image.with_suffix(".json")
-    if text_file.is_file():
-        try:
-            lines = text_file.read_text(encoding="utf-8-sig").splitlines()
-            captions += [line for line in lines if line.strip()] or [""]
-        except UnicodeDecodeError:
-            reasons.append("caption file is not UTF-8 text")
-    if json_file.is_file():
-        try:
-            read = json.loads(json_file.read_text(encoding="utf-8-sig"))
-        except ValueError:
-            read = None
-        if isinstance(read, dict):
-            fields = read
-        else:
-            reasons.append("file beside the image is not a JSON object")
-    for key in ("caption", "captions"):
-        if key in fields:
-            value = fields.pop(key)
-            captions += value if isinstance(value, list) and value else [value]
-    kept = tuple(str(text).strip() for text in captions if not is_nothing(text))
-    reasons += ["empty caption"] * (len(captions) - len(kept))
+def _reject(folder: Path, relative: str, reason: str) -> Reject:
+    return Reject(readable(relative), reason, readable(str(folder / relative)))
+
+
+def _is_told(sample: Sample) -> bool:
+    return bool(sample.captions or sample.label or sample.metadata)
+
+
+def _beside(folder: Path, relative: str) -> tuple[Sample | None, list[str]]:
+    """Return a sample from the files beside an image, or none, and what is wrong with them."""
+    image = folder / relative
+    try:
+        text = _text(image.with_suffix(".txt"))
+        json_text = _text(image.with_suffix(".json"))
+    except UnicodeDecodeError:
+        return None, ["caption file is not UTF-8 text"]
+    except OSError as error:
+        return None, [f"caption file cannot be read: {error.strerror}"]
+    fields = parse_object(json_text) if json_text is not None else {}
+    if fields is None:
+        return None, ["file beside the image is not a JSON object"]
+    told = (caption_lines(text) if text is not None else []) + take_captions(fields)
+    captions, reasons = clean_captions(told) if told else ((), [])
+    if reasons and not captions:
+        return None, reasons[:1]
     label = fields.pop("label", None)
-    return kept, None if is_nothing(label) else str(label).strip(), fields, reasons
+    label = None if is_nothing(label) else str(label).strip()
+    return Sample(readable(relative), image, captions, label, fields), reasons
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8-sig") if path.is_file() else None

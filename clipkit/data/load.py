@@ -10,12 +10,13 @@ from typing import Any
 
 from clipkit.data.annotations import is_token_file, read_coco, read_token
 from clipkit.data.dataset import Dataset
-from clipkit.data.folder import read_folder
+from clipkit.data.folder import has_images, read_folder
 from clipkit.data.manifest import Manifest, list_manifests, read_manifest
 from clipkit.data.openmoji import load_openmoji
 from clipkit.data.rejects import Rejects
+from clipkit.data.shards import expand_shards
 from clipkit.data.table import TABLE_SUFFIXES, Columns, Keep, inside, read_rows, read_table
-from clipkit.data.webdataset import expand_shards, read_webdataset
+from clipkit.data.webdataset import read_webdataset
 from clipkit.errors import DataError, did_you_mean
 from clipkit.packages import package_folder
 from clipkit.types import Progress, Reject, Sample
@@ -97,6 +98,10 @@ def _read_path(
     plain = columns == Columns()
     keep = _column_keep("split", split) if split else None
     if path.is_dir():
+        inner = path / (split or "")
+        if plain and root is None and inner.is_dir() and not has_images(inner):
+            if shards := sorted(inner.rglob("*.tar")):
+                return read_webdataset(shards, progress=progress)
         arrow = _arrow()
         if arrow.is_saved_dataset(path):
             return _read_hub(str(path), split, columns, root)
@@ -242,9 +247,10 @@ def _read_source(
         samples, rejects = read_folder(_inside(root, how.get("path", "."), name))
     elif kind == "webdataset":
         patterns = how.get("path") or source["path"]
-        for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            _inside(root, pattern, name)
-        samples, rejects = read_webdataset(expand_shards(patterns, root), progress=progress)
+        shards = expand_shards(patterns, root)
+        for shard in shards:
+            _inside(root, os.path.relpath(shard, root), name)
+        samples, rejects = read_webdataset(shards, progress=progress)
     else:
         options = {key: value for key, value in source.items() if key != "kind"}
         samples, rejects = load_openmoji(**options, progress=progress), []

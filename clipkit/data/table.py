@@ -1,15 +1,15 @@
 """Tables of images and captions: csv, tsv, JSON lines, or rows written into a manifest."""
 
-import csv
-import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipkit.data.decode import IMAGE_SUFFIXES
+from clipkit.data.decode import file_problem
+from clipkit.data.delimited import read_delimited
+from clipkit.data.texts import parse_object, readable, split_lines
 from clipkit.errors import DataError, did_you_mean
 from clipkit.types import Reject, Sample
 
@@ -117,6 +117,26 @@ def is_nothing(value: object) -> bool:
     return value is None or str(value).strip().casefold() in NOTHING
 
 
+def clean_captions(value: object) -> tuple[tuple[str, ...], list[str]]:
+    """Return the captions that a value holds, and for each that is none the reason.
+
+    Args:
+        value: a caption, or a list of them.
+    """
+    told = list(value) if isinstance(value, list | tuple) else [value]
+    captions, reasons = [], []
+    for text in told or [None]:
+        if is_nothing(text):
+            reasons.append("empty caption")
+        elif not isinstance(text, str | int | float):
+            reasons.append("caption is not text")
+        elif "\0" in str(text) or readable(str(text)) != str(text):
+            reasons.append("caption has characters that are no text")
+        else:
+            captions.append(str(text).strip())
+    return tuple(captions), reasons
+
+
 def inside(root: Path, relative: str) -> Path | None:
     """Return `root / relative`, or `None` when `..` would lead out of the root.
 
@@ -129,7 +149,7 @@ def inside(root: Path, relative: str) -> Path | None:
 def _read_lines(path: Path) -> list[str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = file.read().replace("\r\n", "\n").replace("\r", "\n").split("\n")
+            lines = split_lines(file.read())
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x}); "
@@ -148,11 +168,8 @@ def _read_json(lines: list[str], path: Path) -> _Table:
         if not line.strip():
             continue
         place = f"{path} line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
+        row = parse_object(line)
+        if row is not None:
             table.rows.append((place, row))
         else:
             table.rejects.append(Reject(f"line {number}", "not a JSON object", place))
@@ -161,72 +178,17 @@ def _read_json(lines: list[str], path: Path) -> _Table:
 
 
 def _read_csv(lines: list[str], path: Path) -> _Table:
-    first = next(index for index, line in enumerate(lines) if line.strip())
-    separator = max(",;\t|", key=lambda mark: len(_record(lines, first, mark)[0]))
-    header, used = _record(lines, first, separator)
-    columns = [name.strip() for name in header]
+    columns, records = read_delimited(lines)
     if len(set(columns)) < len(columns):
         raise DataError(f"{path} names a column twice: {', '.join(columns)}")
     table = _Table(columns)
-    for number, fields in _records(lines, first + max(used, 1), separator, columns):
+    for number, fields in records:
         place = f"{path} line {number}"
         if isinstance(fields, str):
             table.rejects.append(Reject(f"line {number}", fields, place))
         else:
             table.rows.append((place, dict(zip(columns, fields, strict=True))))
     return table
-
-
-def _records(
-    lines: list[str], start: int, separator: str, columns: list[str]
-) -> Iterator[tuple[int, list[str] | str]]:
-    """Yield each record's line number and its fields, or the reason why it has none.
-
-    A quote that is opened and never closed would swallow the lines that follow: such a line is
-    given up, and reading goes on with the very next one.
-    """
-    at = start
-    while at < len(lines):
-        line, number = lines[at], at + 1
-        if not line.strip():
-            at += 1
-            continue
-        head, found, rest = line.partition(separator)
-        if len(columns) == 2 and found and not head.startswith('"') and not rest.startswith('"'):
-            yield number, [head, rest]  # separators in an unquoted last column belong to its text
-            at += 1
-            continue
-        fields, used = _record(lines, at, separator)
-        swallowed = any(_is_row(line, separator, columns) for line in lines[at + 1 : at + used])
-        if not used or swallowed:
-            yield number, 'stray quote (")'
-            at += 1
-            continue
-        if len(columns) == 2 and len(fields) > 2:
-            fields = [fields[0], separator.join(fields[1:])]
-        if len(fields) != len(columns):
-            yield number, f"{'more' if len(fields) > len(columns) else 'fewer'} fields than columns"
-        else:
-            yield number, fields
-        at += used
-
-
-def _record(lines: list[str], at: int, separator: str) -> tuple[list[str], int]:
-    """Return a record's fields and how many lines it spans; 0 lines where its quotes are off."""
-    following = (lines[index] + "\n" for index in range(at, len(lines)))
-    reader = csv.reader(following, delimiter=separator, strict=True)
-    try:
-        return next(reader), reader.line_num
-    except csv.Error:
-        return [], 0
-
-
-def _is_row(line: str, separator: str, columns: list[str]) -> bool:
-    """Return whether a line inside a quoted field is a row of its own: one that names an image."""
-    fields = line.split(separator)
-    return len(fields) >= len(columns) and any(
-        value.strip().strip('"').lower().endswith(IMAGE_SUFFIXES) for value in fields
-    )
 
 
 def _to_samples(
@@ -280,17 +242,18 @@ class _Samples:
 
     def add(self, place: str, name: str, row: Row) -> None:
         """Add one row, or list it with the reason why it cannot be used."""
-        id_ = self._text(row, "id") or name
+        id_ = readable(self._text(row, "id") or name)
         if name not in self.files:
             self.files[name] = self._find(name)
         file = self.files[name]
         if isinstance(file, str):
             return self._reject(id_ or " ".join(place.split(" ")[-2:]), file, place)
-        captions, reasons = self._captions(row)
+        told = self.names.get("caption")
+        captions, reasons = clean_captions(row.get(told)) if told else ((), [])
+        if reasons and not captions:
+            return self._reject(id_, reasons[0], place)
         for reason in reasons:
             self._reject(id_, reason, place)
-        if reasons and not captions:
-            return None
         label = self._text(row, "label")
         if name in self.samples:
             if label != self.samples[name][3]:
@@ -300,7 +263,7 @@ class _Samples:
         if self.ids.setdefault(id_, name) != name:
             return self._reject(id_, "id is that of another image", place)
         metadata = {key: value for key, value in row.items() if key not in self.names.values()}
-        self.samples[name] = (id_, file, captions, label, metadata)
+        self.samples[name] = (id_, file, list(captions), label, metadata)
         return None
 
     def finish(self) -> list[Sample]:
@@ -322,22 +285,7 @@ class _Samples:
         file = Path(name) if Path(name).is_absolute() else inside(self.root, name)
         if file is None:
             return "path leads out of the root folder"
-        return file if file.is_file() else "file not found"
-
-    def _captions(self, row: Row) -> tuple[list[str], list[str]]:
-        """Return the row's captions, and for each that is none the reason."""
-        if "caption" not in self.names:
-            return [], []
-        value = row.get(self.names["caption"])
-        captions, reasons = [], []
-        for text in value if isinstance(value, list | tuple) and value else [value]:
-            if is_nothing(text):
-                reasons.append("empty caption")
-            elif isinstance(text, str | int | float):
-                captions.append(str(text).strip())
-            else:
-                reasons.append("caption is not text")
-        return captions, reasons
+        return file_problem(file) or file
 
     def _text(self, row: Row, part: str) -> str | None:
         value = row.get(self.names[part]) if part in self.names else None
