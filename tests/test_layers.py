@@ -28,7 +28,7 @@ ONLY = {
     "resvg_py": {"data/openmoji.py"},
     "timm": {"models/paired_towers.py"},
     "accelerate": {"train/processes.py"},
-    "datasets": {"data/arrow.py"},
+    "datasets": {"data/hub.py"},
     "rich": {"report/terminal.py"},
 }
 

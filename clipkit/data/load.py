@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.data.annotations import is_token_file, read_coco, read_token
+from clipkit.data.columnar import ColumnarSamples, Rows
 from clipkit.data.dataset import Dataset
 from clipkit.data.folder import has_images, read_folder
+from clipkit.data.jsonl import JsonRows
 from clipkit.data.manifest import Manifest, list_manifests, read_manifest
 from clipkit.data.openmoji import load_openmoji
+from clipkit.data.parquet import ARROW_SUFFIXES, open_arrow_file
 from clipkit.data.rejects import Rejects
+from clipkit.data.scan import read_columnar
 from clipkit.data.shards import expand_shards
 from clipkit.data.table import TABLE_SUFFIXES, Columns, Keep, inside, read_rows, read_table
 from clipkit.data.webdataset import read_webdataset
@@ -23,8 +27,9 @@ from clipkit.types import Progress, Reject, Sample
 
 Read = tuple[Sequence[Sample], list[Reject]]
 
-ARROW_SUFFIXES = (".parquet", ".arrow", ".feather")
 HUB = "hub:"
+LARGE_TABLE = 64 << 20
+"""JSON lines of more bytes than this stay on the disk."""
 
 _EXTRAS = {"skimage": "photos"}
 
@@ -102,16 +107,13 @@ def _read_path(
         if plain and root is None and inner.is_dir() and not has_images(inner):
             if shards := sorted(inner.rglob("*.tar")):
                 return read_webdataset(shards, progress=progress)
-        arrow = _arrow()
-        if arrow.is_saved_dataset(path):
+        if any(path.glob("*.parquet")) or any(path.glob("dataset_*.json")):
             return _read_hub(str(path), split, columns, root)
         if not plain or root is not None:
             raise DataError(f"{path} is a folder of images: it has no columns and no other root")
         return read_folder(path / (split or ""))
-    if suffix in TABLE_SUFFIXES:
-        return read_table(path, columns=columns, root=root, keep=keep)
-    if suffix in ARROW_SUFFIXES:
-        return _read_arrow_file(path, columns, root, keep)
+    if suffix in (*TABLE_SUFFIXES, *ARROW_SUFFIXES):
+        return _read_table(path, columns, root, keep)
     if not plain:
         raise DataError(f"{path} has no columns to name")
     if split is not None:
@@ -126,21 +128,24 @@ def _read_path(
     raise DataError(f"{path} is neither a folder nor one of {endings}")
 
 
-def _arrow() -> Any:
-    """Import what rests on `datasets` only when there is something for it to read."""
-    return importlib.import_module("clipkit.data.arrow")
-
-
-def _read_arrow_file(path: Path, columns: Columns, root: Path | None, keep: Keep | None) -> Read:
-    arrow = _arrow()
-    read: Read = arrow.read_arrow(
-        arrow.open_parquet(path),
-        where=str(path),
-        columns=columns,
-        root=root or path.parent,
-        keep=keep,
-    )
-    return read
+def _read_table(
+    path: Path,
+    columns: Columns,
+    root: Path | None,
+    keep: Keep | None,
+    class_names: Sequence[str] = (),
+) -> Read:
+    """Read a table: a small one that is text into memory, any other row by row from the disk."""
+    suffix = path.suffix.lower()
+    rows: Rows
+    if suffix == ".jsonl" and path.is_file() and path.stat().st_size > LARGE_TABLE:
+        rows = JsonRows(path)
+    elif suffix in ARROW_SUFFIXES:
+        rows = open_arrow_file(path)
+    else:
+        return read_table(path, columns=columns, root=root, keep=keep)
+    root = root or path.parent
+    return read_columnar(rows, columns=columns, root=root, keep=keep, class_names=class_names)
 
 
 def _read_hub(
@@ -152,13 +157,12 @@ def _read_hub(
     config: str | None = None,
     first_rows: int | None = None,
     keep: Keep | None = None,
+    class_names: Sequence[str] = (),
 ) -> Read:
-    arrow = _arrow()
-    table = arrow.open_hub(name, config=config, split=split, first_rows=first_rows)
-    where = f"{name}@{split}" if split else name
+    hub = importlib.import_module("clipkit.data.hub")  # datasets takes a second to import
+    rows = hub.open_hub(name, config=config, split=split, first_rows=first_rows)
     base = root or (Path(name) if Path(name).is_dir() else Path())
-    read: Read = arrow.read_arrow(table, where=where, columns=columns, root=base, keep=keep)
-    return read
+    return read_columnar(rows, columns=columns, root=base, keep=keep, class_names=class_names)
 
 
 def _find(data: str) -> tuple[Path, str | None]:
@@ -228,7 +232,16 @@ def _read_source(
         local = inside(root, hub)
         where = str(local) if local is not None and local.is_dir() else hub
         config, first = source.get("config"), source.get("first_rows")
-        return _read_hub(where, split, columns, root, config=config, first_rows=first, keep=keep)
+        return _read_hub(
+            where,
+            split,
+            columns,
+            root,
+            config=config,
+            first_rows=first,
+            keep=keep,
+            class_names=manifest.class_names,
+        )
     if kind in ("table", "coco", "token"):
         images = _inside(root, source.get("images", "."), name)
         if "rows" in source and "path" not in how:
@@ -239,9 +252,7 @@ def _read_source(
             return read_coco(path, root=images, keep=keep)
         if kind == "token":
             return read_token(path, root=images, keep=keep)
-        if path.suffix.lower() in ARROW_SUFFIXES:
-            return _read_arrow_file(path, columns, images, keep)
-        return read_table(path, columns=columns, root=images, keep=keep)
+        return _read_table(path, columns, images, keep, manifest.class_names)
     samples: Sequence[Sample]
     if kind == "folder":
         samples, rejects = read_folder(_inside(root, how.get("path", "."), name))
@@ -346,6 +357,6 @@ def _dataset(name: str, read: Read, manifest: Manifest | None = None) -> Dataset
 
 def _labels(samples: Sequence[Sample]) -> list[str]:
     """Return the labels that occur, sorted; a table on disk is asked for its own."""
-    if not isinstance(samples, list):
-        return list(samples.labels())  # type: ignore[attr-defined]
+    if isinstance(samples, ColumnarSamples):
+        return samples.labels()
     return sorted({sample.label for sample in samples if sample.label is not None})

@@ -1,0 +1,116 @@
+"""What the cells of a row hold: its image, its captions, its id; for one row and for many."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool
+
+from clipkit.data.table import NOTHING, inside, is_nothing
+from clipkit.errors import DataError
+from clipkit.types import ImageSource
+
+Flags = Bool[np.ndarray, " rows"]
+
+
+def image_source(value: Any, root: Path) -> ImageSource | str:
+    """Return the image that a cell holds, or the reason why there is none.
+
+    Args:
+        value: a path, bytes, or a mapping of `bytes` and `path` as `datasets` has it.
+        root: what a relative path starts from; it may not lead out of it.
+    """
+    if isinstance(value, Mapping):
+        content = value.get("bytes")
+        value = content if content is not None else value.get("path")
+    if isinstance(value, bytes):
+        return value if value else "file is empty"
+    name = "" if is_nothing(value) else str(value).strip()
+    if not name:
+        return "no image named"
+    if re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE):
+        return "image is an address, not a file"
+    file = Path(name) if Path(name).is_absolute() else inside(root, name)
+    return file if file is not None else "path leads out of the root folder"
+
+
+def captions_in(value: Any) -> tuple[list[str], list[str]]:
+    """Return the captions that a cell holds, and for each that is none the reason."""
+    told = value if isinstance(value, list | tuple) and value else [value]
+    captions, reasons = [], []
+    for text in told:
+        if is_nothing(text):
+            reasons.append("empty caption")
+        elif isinstance(text, str | int | float):
+            captions.append(str(text).strip())
+        else:
+            reasons.append("caption is not text")
+    return captions, reasons
+
+
+def row_id(number: int, row: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """Return a row's id: its own, else the image's name, else its number."""
+    if "id" in names and not is_nothing(row.get(names["id"])):
+        return str(row[names["id"]]).strip()
+    value = row.get(names["image"])
+    return value.strip() if isinstance(value, str) and value.strip() else str(number)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Say whether an Arrow type holds strings."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def plain_images(cells: pa.Array, where: str, column: str) -> Flags:
+    """Return which cells surely hold an image; the others must be looked at one by one.
+
+    Raises:
+        DataError: the column is of a type that holds no images.
+    """
+    kind = cells.type
+    if pa.types.is_struct(kind):
+        fields = {item.name for item in kind}
+        if fields & {"bytes", "path"}:
+            return np.asarray(_filled(cells)) if "bytes" in fields else _none(cells)
+    elif is_text(kind):
+        odd = pc.match_substring_regex(cells, r"^\s*/|://|\.\.|^\s*$|^\s*(?i:nan|none|null)\s*$")
+        return np.asarray(pc.invert(odd).fill_null(False))
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return np.asarray(pc.greater(pc.binary_length(cells), 0).fill_null(False))
+    elif pa.types.is_null(kind):
+        return _none(cells)
+    raise DataError(
+        f"{where}: column {column!r} holds {kind}; an image is a path, bytes, or a struct of"
+        " bytes and path"
+    )
+
+
+def plain_captions(cells: pa.Array) -> Flags:
+    """Return which cells hold a caption, or captions, and nothing that is none."""
+    kind = cells.type
+    if is_text(kind):
+        plain = pc.utf8_lower(pc.utf8_trim_whitespace(cells))
+        nothing = pc.is_in(plain, value_set=pa.array(sorted(NOTHING), type=kind))
+        return np.asarray(pc.and_(cells.is_valid(), pc.invert(nothing)).fill_null(False))
+    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and is_text(kind.value_type):
+        lengths = np.asarray(pc.list_value_length(cells).fill_null(0))
+        owner = np.asarray(pc.list_parent_indices(cells))
+        bad = owner[~plain_captions(pc.list_flatten(cells))]
+        flawed = np.bincount(bad, minlength=len(cells))[: len(cells)]
+        flags: Flags = (lengths > 0) & (flawed == 0)
+        return flags
+    return _none(cells)  # numbers and the like
+
+
+def _filled(cells: pa.Array) -> pa.Array:
+    """Return which structs hold bytes."""
+    held = cells.field("bytes")
+    return pc.and_(cells.is_valid(), pc.greater(pc.binary_length(held), 0)).fill_null(False)
+
+
+def _none(cells: pa.Array) -> Flags:
+    return np.zeros(len(cells), dtype=bool)

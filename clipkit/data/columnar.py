@@ -1,0 +1,162 @@
+"""Rows that stay on disk: only row numbers are held, a row becomes a `Sample` when asked for."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int
+
+from clipkit.data.cells import captions_in, image_source, row_id
+from clipkit.data.table import is_nothing
+from clipkit.errors import DataError
+from clipkit.types import Reject, Sample
+
+
+class Rows(Protocol):
+    """A table on disk whose rows can be read in any order."""
+
+    where: str
+    """Its name, for errors."""
+    columns: list[str]
+    """The names of its columns."""
+
+    def __len__(self) -> int:
+        """Return the number of rows; known for certain after the first `batches`."""
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield some of the columns, from the first row to the last."""
+
+    def row(self, number: int) -> dict[str, Any]:
+        """Return one row."""
+
+    def place(self, number: int) -> str:
+        """Return where a row is, for people: its file and line or row."""
+
+    def class_names(self, column: str) -> list[str] | None:
+        """Return the names that a column's numbers stand for, if the table has them."""
+
+    def rejects(self) -> list[Reject]:
+        """Return what could not even be read as rows."""
+
+
+class ColumnarSamples(Sequence[Sample]):
+    """Samples of a table on disk, made when they are asked for.
+
+    Args:
+        rows: the table.
+        names: the column of each part: image, caption, label, id.
+        classes: names of a label that is a number.
+        root: what image paths are relative to.
+        groups: the rows of each sample, the first of which gives all but the captions; all rows,
+            each a sample, when `None`.
+        starts: where in `groups` each sample begins, and the end; each row when `None`.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        names: Mapping[str, str],
+        *,
+        classes: Sequence[str] | None,
+        root: Path,
+        groups: Int[np.ndarray, " rows"] | None = None,
+        starts: Int[np.ndarray, " bounds"] | None = None,
+    ) -> None:
+        """Keep the row numbers."""
+        self._rows = rows
+        self._names = dict(names)
+        self._classes = classes
+        self._root = root
+        self._groups = groups
+        self._starts = starts
+        self._count = len(rows) if groups is None else len(groups)
+        if starts is not None:
+            self._count = len(starts) - 1
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return one sample, or the list of those of a slice."""
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        at = int(index) + len(self) if index < 0 else int(index)
+        if not 0 <= at < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        numbers = [int(number) for number in self._numbers(at)]
+        return self._sample(numbers[0], [self._rows.row(number) for number in numbers])
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield the samples in order."""
+        for index in range(len(self)):
+            yield self[index]
+
+    def labels(self) -> list[str]:
+        """Return the labels that occur, sorted; for labels that are numbers, their names."""
+        if "label" not in self._names:
+            return []
+        if self._classes is not None:
+            return list(self._classes)
+        found: set[Any] = set()
+        for batch in self._rows.batches([self._names["label"]]):
+            found.update(batch.column(0).unique().to_pylist())
+        return sorted({str(value).strip() for value in found if not is_nothing(value)})
+
+    def all_captioned(self) -> bool:
+        """Say whether each sample has an image and a caption: rows without one were rejected."""
+        return "caption" in self._names
+
+    def first_rows(self) -> Int[np.ndarray, " samples"]:
+        """Return the number of each sample's first row in the table."""
+        if self._groups is None:
+            return np.arange(self._count)
+        return self._groups if self._starts is None else self._groups[self._starts[:-1]]
+
+    def take(self, indices: Int[np.ndarray, " samples"]) -> "ColumnarSamples":
+        """Return some of the samples."""
+        if self._starts is None or self._groups is None:
+            groups, starts = self.first_rows()[indices], None
+        else:
+            counts = np.diff(self._starts)[indices]
+            starts = np.concatenate([[0], np.cumsum(counts)])
+            within = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)
+            groups = self._groups[np.repeat(self._starts[:-1][indices], counts) + within]
+        return ColumnarSamples(
+            self._rows,
+            self._names,
+            classes=self._classes,
+            root=self._root,
+            groups=groups,
+            starts=starts,
+        )
+
+    def _numbers(self, at: int) -> Sequence[Any]:
+        if self._groups is None:
+            return [at]
+        if self._starts is None:
+            return [self._groups[at]]
+        return list(self._groups[self._starts[at] : self._starts[at + 1]])
+
+    def _sample(self, number: int, rows: list[dict[str, Any]]) -> Sample:
+        names, row = self._names, rows[0]
+        image = image_source(row.get(names["image"]), self._root)
+        if isinstance(image, str):
+            raise DataError(f"{self._rows.place(number)}: {image}; the file changed meanwhile")
+        captions: list[str] = []
+        if "caption" in names:
+            for each in rows:
+                captions += captions_in(each.get(names["caption"]))[0]
+        metadata = {key: value for key, value in row.items() if key not in names.values()}
+        label = self._label(row)
+        return Sample(row_id(number, row, names), image, tuple(captions), label, metadata)
+
+    def _label(self, row: Mapping[str, Any]) -> str | None:
+        value = row.get(self._names["label"]) if "label" in self._names else None
+        if is_nothing(value):
+            return None
+        if self._classes is not None and isinstance(value, int):
+            return self._classes[value] if 0 <= value < len(self._classes) else None
+        return str(value).strip()
