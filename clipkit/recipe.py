@@ -63,6 +63,9 @@ class Recipe:
         precision: auto, bf16 or float32.
         augment: random crops of the training images.
         flip: mirror half of the training images; wrong where captions say left or right.
+        drop_last: leave out the pairs that do not fill an epoch's last batch; if false, each pair
+            is seen once an epoch, in batches of nearly the same size.
+        workers: threads that decode images, of each process; the cores, at most 8, if null.
         dropout: share of hidden units that "mlp" projections drop in training.
         image_feature_dropout: share of its input that the image projection drops in training.
         text_feature_dropout: likewise of the text projection.
@@ -85,6 +88,8 @@ class Recipe:
     precision: Literal["auto", "bf16", "float32"] = "auto"
     augment: bool = False
     flip: bool = False
+    drop_last: bool = False
+    workers: int | None = None
     dropout: float = 0.0
     image_feature_dropout: float = 0.0
     text_feature_dropout: float = 0.0

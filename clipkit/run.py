@@ -97,6 +97,8 @@ def train(
             best=settings.best,
             augment=settings.augment,
             flip=settings.flip,
+            drop_last=settings.drop_last,
+            workers=settings.workers,
             precision=settings.precision,
             class_directions=plan.make_class_directions() if plan.make_class_directions else None,
             on_progress=on_progress,

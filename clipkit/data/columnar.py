@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ from clipkit.errors import DataError
 from clipkit.types import Reject, Sample
 
 
+@runtime_checkable
 class Rows(Protocol):
     """A table on disk whose rows can be read in any order."""
 
@@ -36,6 +37,9 @@ class Rows(Protocol):
 
     def class_names(self, column: str) -> list[str] | None:
         """Return the names that a column's numbers stand for, if the table has them."""
+
+    def digest(self) -> str:
+        """Return a sha256 of the table's content, in hex."""
 
     def rejects(self) -> list[Reject]:
         """Return what could not even be read as rows."""
@@ -105,9 +109,14 @@ class ColumnarSamples(Sequence[Sample]):
             found.update(batch.column(0).unique().to_pylist())
         return sorted({str(value).strip() for value in found if not is_nothing(value)})
 
-    def all_captioned(self) -> bool:
-        """Say whether each sample has an image and a caption: rows without one were rejected."""
+    @property
+    def captioned(self) -> bool:
+        """Whether each sample has a caption: rows without one were rejected, or there are none."""
         return "caption" in self._names
+
+    def rows_digest(self) -> str:
+        """Return a sha256 of the table's rows, in hex; images that are files are not read."""
+        return self._rows.digest()
 
     def first_rows(self) -> Int[np.ndarray, " samples"]:
         """Return the number of each sample's first row in the table."""

@@ -7,10 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
-from PIL.Image import Image
+import numpy as np
+from jaxtyping import Int
 
-from clipkit.packages import default_threads, file_sha256
-from clipkit.types import FileSlice, ImageSource, Reject, Sample
+from clipkit.data.columnar import ColumnarSamples
+from clipkit.data.hashing import digest_key, stored_bytes
+from clipkit.packages import default_threads
+from clipkit.types import ImageSource, Reject, Sample
+
+READ_WHOLE = 200_000
+"""The most rows of a table on disk whose images are read for a fingerprint."""
 
 
 def caption_key(caption: str) -> str:
@@ -55,9 +61,13 @@ class Dataset:
     def fingerprint(self) -> str:
         """Return `sha256:...` of the content: ids, captions, labels and the bytes of the images.
 
-        Neither paths nor timestamps count. All images are read once; the object remembers.
+        Neither paths nor timestamps count. All images are read once; the object remembers. Of a
+        table on disk of more than 200,000 rows, its own bytes stand for all of that.
         """
         digest = hashlib.sha256()
+        if isinstance(self.samples, ColumnarSamples) and len(self.samples) > READ_WHOLE:
+            rows = self.samples.rows_digest()
+            return f"sha256:{hashlib.sha256(f'rows {rows} {len(self)}'.encode()).hexdigest()}"
         for sample, image in zip(self.samples, self._image_hashes, strict=True):
             row = json.dumps([sample.id, sample.captions, sample.label, image])
             digest.update(row.encode())
@@ -65,8 +75,14 @@ class Dataset:
 
     def image_keys(self) -> list[int]:
         """Return a number for each row, equal where the bytes of the images are equal."""
-        numbers: dict[str, int] = {}
-        return [numbers.setdefault(image, len(numbers)) for image in self._image_hashes]
+        return [digest_key(image) for image in self._image_hashes]
+
+    def captioned(self) -> Int[np.ndarray, " rows"]:
+        """Return the numbers of the rows that have an image and a caption."""
+        if isinstance(self.samples, ColumnarSamples):  # which do not hold others
+            return np.arange(len(self.samples) if self.samples.captioned else 0)
+        good = [row for row, s in enumerate(self.samples) if s.image is not None and s.captions]
+        return np.array(good, dtype=np.int64)
 
     @cached_property
     def _image_hashes(self) -> list[str]:
@@ -76,15 +92,8 @@ class Dataset:
 
 def _image_hash(image: ImageSource | None) -> str:
     """Return the sha256 of an image as it is stored, undecoded."""
-    if image is None:
-        return "none"
-    if isinstance(image, bytes):
-        return hashlib.sha256(image).hexdigest()
-    if isinstance(image, Image):
-        return hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes()).hexdigest()
     try:
-        if isinstance(image, FileSlice):
-            return hashlib.sha256(image.read()).hexdigest()
-        return file_sha256(image)
+        content = b"none" if image is None else stored_bytes(image)
     except OSError:
-        return "unreadable"  # decoding will reject the row; reading it is not what fails here
+        content = b"unreadable"  # decoding will reject the row; reading it is not what fails here
+    return hashlib.sha256(content).hexdigest()

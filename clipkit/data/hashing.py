@@ -5,6 +5,9 @@ import hashlib
 import numpy as np
 import pyarrow as pa
 from jaxtyping import UInt64
+from PIL.Image import Image
+
+from clipkit.types import FileSlice, ImageSource
 
 _RANDOM = np.random.default_rng(20210)  # fixed: the same string has the same hash everywhere
 _BITS = _RANDOM.integers(0, 2**64, 256, dtype=np.uint64)
@@ -14,7 +17,29 @@ _PIECE = 1 << 16  # strings at a time: what is held besides them stays within a 
 
 def content_key(content: bytes) -> int:
     """Return 63 bits for some bytes: equal for equal bytes, a number that a tensor can hold."""
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1
+    return digest_key(hashlib.sha256(content).hexdigest())
+
+
+def digest_key(digest: str) -> int:
+    """Return the number of `content_key` from a sha256 in hex."""
+    return int(digest[:16], 16) >> 1
+
+
+def stored_bytes(image: ImageSource) -> bytes:
+    """Return an image as it is stored, undecoded; of a PIL image its mode, size and pixels.
+
+    Raises:
+        OSError: it cannot be read, or it is no file.
+    """
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, FileSlice):
+        return image.read()
+    if isinstance(image, Image):
+        return f"{image.mode} {image.size} ".encode() + image.tobytes()
+    if not image.is_file():  # a pipe, say, would be waited for
+        raise FileNotFoundError(f"{image} is not a file")
+    return image.read_bytes()
 
 
 def hash_strings(strings: pa.Array) -> UInt64[np.ndarray, " rows"]:

@@ -1,5 +1,6 @@
 """Whatever `datasets` loads: sets of the hub, and folders that it has written. Its only import."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,16 @@ class HubRows:
         """Return the names of a ClassLabel column."""
         feature = self._features.get(column)
         return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+
+    def digest(self) -> str:
+        """Return a sha256 of all columns, batch after batch."""
+        digest = hashlib.sha256(repr(self._features).encode())
+        for batch in self.batches(self.columns):
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, batch.schema) as writer:
+                writer.write_batch(batch)
+            digest.update(sink.getvalue())
+        return digest.hexdigest()
 
     def rejects(self) -> list[Reject]:
         """Return nothing: `datasets` loads a set as a whole or not at all."""

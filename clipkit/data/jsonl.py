@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.json as pj
 
 from clipkit.errors import DataError
+from clipkit.packages import file_sha256
 from clipkit.types import Reject
 
 _BLOCK = 16 << 20
@@ -101,6 +102,10 @@ class JsonRows:
     def class_names(self, column: str) -> None:
         """Return nothing: labels are written out."""
         return
+
+    def digest(self) -> str:
+        """Return the sha256 of the file."""
+        return file_sha256(Path(self.where))
 
     def rejects(self) -> list[Reject]:
         """Return the lines that hold no object."""

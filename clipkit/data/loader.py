@@ -6,13 +6,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL.Image import Image
 from torch import Tensor
 
 from clipkit.data.decode import decode_image
+from clipkit.data.hashing import content_key, stored_bytes
 from clipkit.data.preprocess import augment_pixels, load_pixels
 from clipkit.errors import ConfigError, DataError, ImageError
 from clipkit.packages import default_threads
@@ -44,9 +47,13 @@ def caption_choice(
         seed: of the run.
         epoch: counted from 0.
     """
-    draws = np.random.default_rng([seed, epoch, _CAPTION]).random(len(counts))
-    chosen: np.ndarray = (draws * counts).astype(np.int64)
+    chosen: np.ndarray = (caption_draws(len(counts), seed=seed, epoch=epoch) * counts).astype(int)
     return chosen
+
+
+def caption_draws(n: int, *, seed: int, epoch: int) -> Float[np.ndarray, " rows"]:
+    """Return for each row how far down its captions the one lies that it shows, from 0 to 1."""
+    return np.random.default_rng([seed, epoch, _CAPTION]).random(n)
 
 
 def flip_choice(n: int, *, seed: int, epoch: int) -> Bool[np.ndarray, " rows"]:
@@ -55,37 +62,71 @@ def flip_choice(n: int, *, seed: int, epoch: int) -> Bool[np.ndarray, " rows"]:
     return chosen
 
 
+def batch_bounds(n: int, batch_size: int, *, drop_last: bool) -> list[tuple[int, int]]:
+    """Return where each batch of `n` rows in order begins and ends.
+
+    Args:
+        n: rows of an epoch.
+        batch_size: rows a batch, at most.
+        drop_last: all batches are full and what is left over waits for another epoch; else each
+            row is in one batch, and the sizes of the batches differ by one at most.
+
+    >>> batch_bounds(10, 4, drop_last=False)
+    [(0, 3), (3, 6), (6, 10)]
+    """
+    if drop_last:
+        return [(at, at + batch_size) for at in range(0, n - batch_size + 1, batch_size)]
+    count = -(-n // batch_size)
+    return [(k * n // count, (k + 1) * n // count) for k in range(count)]
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Decoded rows.
 
     Attributes:
         pixels: 0 to 255.
-        indices: the row number of each.
+        indices: the number of each: its place in the loader's `rows`, or in all of them.
+        keys: equal numbers for images of equal bytes.
+        captions: of each row, all that it has.
     """
 
     pixels: UInt8[Tensor, "batch height width channels"]
     indices: list[int]
+    keys: list[int]
+    captions: list[tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A decoded row."""
+
+    index: int
+    pixels: Pixels
+    key: int
+    captions: tuple[str, ...]
 
 
 class Loader:
     """Batches of one process, in an order that any process can work out at any step.
 
-    The rows of an epoch are dealt out to the processes in turn; batch k holds the rows at places
-    `k * batch_size` onwards of this process's share. A row that cannot be decoded is listed in
-    `rejects`, and the next row half an epoch further on stands in for it, so that the batches
-    after it stay what they were. The rows of a last batch that is not full are left out; another
-    epoch's order brings them back.
+    Each batch of the epoch's order is dealt out to the processes in turn: of P processes, number p
+    takes its rows p, p + P, p + 2P and so on. So each row is seen once an epoch, whatever the
+    numbers of processes and workers. A row that cannot be decoded is listed in `rejects` and is
+    missing from its batch; where nothing would be left, the next row that can be decoded stands in.
 
     Args:
-        samples: rows with an image.
+        samples: rows with an image; a sequence that may read them from a disk.
         preprocessing: what the model wants.
-        batch_size: rows a batch, of this process.
+        batch_size: rows a batch at most, over all processes.
         seed: of order and crops.
         process_index: which share of each batch this process takes.
         process_count: how many processes share the rows.
         augment: random crops instead of the centre.
-        workers: threads that decode; the number of cores, at most 8, when `None`.
+        workers: threads that decode; 0 decodes when a batch is asked for; the number of cores, at
+            most 8, when `None`.
+        drop_last: leave out the rows that do not fill a last batch, see `batch_bounds`.
+        rows: the row numbers to use; all when `None`.
         position: epoch, and batches of it that were taken already.
 
     Attributes:
@@ -106,31 +147,40 @@ class Loader:
         process_count: int = 1,
         augment: bool = False,
         workers: int | None = None,
+        drop_last: bool = False,
+        rows: Int[np.ndarray, " rows"] | None = None,
         position: tuple[int, int] = (0, 0),
     ) -> None:
         """Keep the settings; nothing is decoded yet."""
         self.samples = samples
         self.preprocessing = preprocessing
-        self.batch_size = batch_size
         self.seed = seed
         self.process_index = process_index
         self.process_count = process_count
         self.augment = augment
-        self.workers = workers or default_threads()
+        self.workers = default_threads() if workers is None else workers
         self.position = position
-        self._known: dict[int, str] = {}
-        if not len(self):
-            need = batch_size * process_count
-            raise ConfigError(f"batch_size: {need} rows make a batch and there are {len(samples)}")
+        self._rows = rows
+        self._n = len(samples) if rows is None else len(rows)
+        self._known: dict[int, Reject] = {}
+        self._bounds = batch_bounds(self._n, batch_size, drop_last=drop_last)
+        if not self._bounds:
+            raise ConfigError(f"batch_size: {batch_size} rows make a batch and there are {self._n}")
+        smallest = min(end - start for start, end in self._bounds)
+        if smallest < process_count:
+            raise ConfigError(
+                f"batch_size: batches of {smallest} rows cannot be shared by {process_count}"
+                " processes"
+            )
 
     def __len__(self) -> int:
         """Return the batches of an epoch."""
-        return len(self.samples) // (self.batch_size * self.process_count)
+        return len(self._bounds)
 
     @property
     def rejects(self) -> list[Reject]:
         """Return the rows that could not be decoded so far, in the order of the rows."""
-        return [Reject(self.samples[row].id, why) for row, why in sorted(self._known.items())]
+        return [reject for _, reject in sorted(self._known.items())]
 
     def epoch(self) -> Iterator[Batch]:
         """Yield the rest of the epoch at `position`, which moves along.
@@ -139,63 +189,82 @@ class Loader:
             DataError: not one of the rows can be decoded.
         """
         epoch, done = self.position
-        share = sample_order(len(self.samples), seed=self.seed, epoch=epoch)
-        share = share[self.process_index :: self.process_count]
-        used = share[done * self.batch_size : len(self) * self.batch_size]
-        with closing(self._decoded(used, epoch)) as decoded:
-            at = done * self.batch_size
-            while rows := list(islice(decoded, self.batch_size)):
-                good = [
-                    (int(share[at + i]), pixels)
-                    if not isinstance(pixels, str)
-                    else self._stand_in(share, at + i, epoch)
-                    for i, pixels in enumerate(rows)
-                ]
-                at += len(rows)
-                last = at == len(self) * self.batch_size
-                self.position = (epoch + 1, 0) if last else (epoch, at // self.batch_size)
-                stacked = torch.from_numpy(np.stack([pixels for _, pixels in good]))
-                yield Batch(stacked, [row for row, _ in good])
+        order = sample_order(self._n, seed=self.seed, epoch=epoch)
+        shares = [
+            order[start + self.process_index : end : self.process_count]
+            for start, end in self._bounds[done:]
+        ]
+        with closing(self._decoded(shares, epoch)) as decoded:
+            for number, share in enumerate(shares, done + 1):
+                good = [row for row in islice(decoded, len(share)) if row is not None]
+                if not good:
+                    good = [self._stand_in(order, self._bounds[number - 1][1], epoch)]
+                last = number == len(self)
+                self.position = (epoch + 1, 0) if last else (epoch, number)
+                yield Batch(
+                    torch.from_numpy(np.stack([row.pixels for row in good])),
+                    [row.index for row in good],
+                    [row.key for row in good],
+                    [row.captions for row in good],
+                )
 
-    def _stand_in(
-        self, share: Int[np.ndarray, " rows"], place: int, epoch: int
-    ) -> tuple[int, Pixels]:
-        """Return the first row that can be decoded, from half an epoch further on."""
-        for step in range(len(share)):
-            row = int(share[(place + len(share) // 2 + step) % len(share)])
-            pixels = self._pixels(row, epoch)
-            if not isinstance(pixels, str):
-                return row, pixels
-        raise DataError(f"none of {len(share)} rows has an image that can be read")
+    def _stand_in(self, order: Int[np.ndarray, " rows"], place: int, epoch: int) -> _Row:
+        """Return the first row that can be decoded, from a place in the order onwards."""
+        for step in range(len(order)):
+            row = self._row(int(order[(place + step) % len(order)]), epoch)
+            if row is not None:
+                return row
+        raise DataError(f"none of {len(order)} rows has an image that can be read")
 
     def _decoded(
-        self, rows: Int[np.ndarray, " rows"], epoch: int
-    ) -> Generator[Pixels | str, None, None]:
-        waiting: deque[Future[Pixels | str]] = deque()
+        self, shares: list[Int[np.ndarray, " rows"]], epoch: int
+    ) -> Generator[_Row | None, None, None]:
+        """Yield the rows of all shares in order, while threads decode two batches ahead."""
+        rows = (int(row) for share in shares for row in share)
+        if not self.workers:
+            yield from (self._row(row, epoch) for row in rows)
+            return
+        ahead = 2 * max(map(len, shares), default=1)
+        waiting: deque[Future[_Row | None]] = deque()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="clipkit-loader")
         try:
             for row in rows:
-                waiting.append(pool.submit(self._pixels, int(row), epoch))
-                if len(waiting) == 2 * self.batch_size:
+                waiting.append(pool.submit(self._row, row, epoch))
+                if len(waiting) == ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _pixels(self, row: int, epoch: int) -> Pixels | str:
-        """Return a row's pixels, or the reason why there are none."""
-        if row in self._known:
-            return self._known[row]
-        sample = self.samples[row]
+    def _row(self, at: int, epoch: int) -> _Row | None:
+        """Return a decoded row, or list why it cannot be decoded."""
+        if at in self._known:
+            return None
+        sample = self.samples[at if self._rows is None else int(self._rows[at])]
         try:
-            if sample.image is None:
-                raise ImageError("row has no image")
-            if not self.augment:
-                return load_pixels(sample.image, self.preprocessing)
-            image = decode_image(sample.image, near=2 * self.preprocessing.size)
-            rng = np.random.default_rng([self.seed, epoch, _CROP, row])
-            return augment_pixels(image, self.preprocessing, rng)
+            pixels, key = self._pixels(sample, at, epoch)
         except ImageError as error:
-            self._known[row] = str(error)
-            return str(error)
+            where = str(sample.image) if isinstance(sample.image, Path) else ""
+            self._known[at] = Reject(sample.id, str(error), where)
+            return None
+        return _Row(at, pixels, key, sample.captions)
+
+    def _pixels(self, sample: Sample, at: int, epoch: int) -> tuple[Pixels, int]:
+        """Read the image once: for its key and for its pixels."""
+        source = sample.image
+        if source is None:
+            raise ImageError("row has no image")
+        try:
+            content = stored_bytes(source)
+        except OSError:
+            decode_image(source)  # says what is wrong
+            raise ImageError("image cannot be read") from None
+        key = content_key(content)
+        if not isinstance(source, Image):
+            source = content
+        if not self.augment:
+            return load_pixels(source, self.preprocessing), key
+        image = decode_image(source, near=2 * self.preprocessing.size)
+        rng = np.random.default_rng([self.seed, epoch, _CROP, at])
+        return augment_pixels(image, self.preprocessing, rng), key

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from clipkit.data.columnar import Rows
 from clipkit.errors import DataError
-from clipkit.packages import cache_folder
+from clipkit.packages import cache_folder, file_sha256
 from clipkit.types import Reject
 
 ARROW_SUFFIXES = (".parquet", ".arrow", ".feather")
@@ -93,6 +93,10 @@ class BatchRows:
         feature = json.loads(told)["info"]["features"].get(column) if told else None
         names = feature.get("names") if isinstance(feature, dict) else None
         return [str(name) for name in names] if names else None
+
+    def digest(self) -> str:
+        """Return the sha256 of the file."""
+        return file_sha256(Path(self.where))
 
     def rejects(self) -> list[Reject]:
         """Return nothing: such a file is whole or cannot be read at all."""

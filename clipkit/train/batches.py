@@ -3,17 +3,29 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from clipkit.data.dataset import Dataset, caption_key
-from clipkit.data.loader import Loader, caption_choice, flip_choice, sample_order
+from clipkit.data.hashing import content_key
+from clipkit.data.loader import (
+    Loader,
+    batch_bounds,
+    caption_choice,
+    caption_draws,
+    flip_choice,
+    sample_order,
+)
 from clipkit.data.preprocess import normalize
 from clipkit.errors import ConfigError, DataError
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.train.feature_cache import FeatureCache, frozen
 from clipkit.types import Reject
+
+CACHED_ROWS = 400_000
+"""Features of frozen towers are held for up to so many rows (2 GB), else computed each epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +58,9 @@ class PairBatches:
         flip: mirror half of the images; wrong where captions say left or right.
         process_index: which part of each batch this process takes.
         process_count: into how many parts a batch is split.
+        drop_last: leave out the pairs that do not fill a last batch; else each pair is seen once an
+            epoch, in batches whose sizes differ by one at most.
+        workers: threads that decode where nothing is cached, see `Loader`.
 
     Raises:
         DataError: when fewer than two rows can be used.
@@ -63,6 +78,8 @@ class PairBatches:
         flip: bool = False,
         process_index: int = 0,
         process_count: int = 1,
+        drop_last: bool = False,
+        workers: int | None = None,
     ) -> None:
         """Encode what is frozen."""
         self.model = model
@@ -71,98 +88,129 @@ class PairBatches:
         self.flip = flip
         self.process_index = process_index
         self.process_count = process_count
+        self.drop_last = drop_last
+        self.workers = workers
+        self.data = data
         self.skipped: list[Reject] = []
-        rows = [row for row, s in enumerate(data) if s.image is not None and s.captions]
+        self.rows = data.captioned()
+        few = len(self.rows) <= CACHED_ROWS
         self.image_features: Tensor | None = None
         self.mirrored_features: Tensor | None = None
-        if frozen(model.image_tower) and not augment:
-            features, kept = cache.image_tower(model, data)
-            where = {row: at for at, row in enumerate(kept)}
-            rows = [row for row in rows if row in where]
-            places = [where[row] for row in rows]
-            self.image_features = features[places]
-            if flip:
-                self.mirrored_features = cache.image_tower(model, data, mirrored=True)[0][places]
-        if len(rows) < 2:
+        if frozen(model.image_tower) and not augment and few:
+            self._encode_images(cache)
+        if len(self.rows) < 2:
             raise DataError(
-                f"{data.name}: training needs two rows with image and caption; it has {len(rows)}"
+                f"{data.name}: training needs two rows with image and caption; it has"
+                f" {len(self.rows)}"
             )
-        self.samples = [data[row] for row in rows]
-        self.batch_size = min(batch_size, len(rows))
-        if self.batch_size % process_count:
+        self.batch_size = min(batch_size, len(self.rows))
+        self.bounds = batch_bounds(len(self.rows), self.batch_size, drop_last=drop_last)
+        smallest = min(end - start for start, end in self.bounds)
+        if smallest < 2 * process_count:
             raise ConfigError(
-                f"batch_size: {self.batch_size} is not a multiple of {process_count} processes"
+                f"batch_size: batches of {smallest} pairs are too small for {process_count}"
+                f" process{'es' * (process_count > 1)}: each needs two"
             )
-        captions = [caption for sample in self.samples for caption in sample.captions]
-        counts = [len(sample.captions) for sample in self.samples]
-        self.counts = torch.tensor(counts)
-        self.first = self.counts.cumsum(0) - self.counts
-        numbers: dict[str, int] = {}
-        self.captions = captions
-        self.caption_keys = torch.tensor(
-            [numbers.setdefault(caption_key(c), len(numbers)) for c in captions]
-        )
-        self.image_keys = torch.tensor(data.image_keys())[rows]
         self.text_features: Tensor | None = None
-        if frozen(model.text_tower):
-            self.text_features = cache.text_tower(model, captions)
+        if self.image_features is not None or (frozen(model.text_tower) and few):
+            self._encode_captions(cache)
+
+    def _encode_images(self, cache: FeatureCache) -> None:
+        """Have the frozen tower encode all images, and leave out those that cannot be read."""
+        features, kept = cache.image_tower(self.model, self.data)
+        where = {row: at for at, row in enumerate(kept)}
+        self.rows = np.array([row for row in self.rows if row in where], dtype=np.int64)
+        places = [where[row] for row in self.rows.tolist()]
+        self.image_features = features[places]
+        self.image_keys = torch.tensor(self.data.image_keys())[torch.from_numpy(self.rows)]
+        if self.flip:
+            mirrored, _ = cache.image_tower(self.model, self.data, mirrored=True)
+            self.mirrored_features = mirrored[places]
+
+    def _encode_captions(self, cache: FeatureCache) -> None:
+        """Number the captions, and have a frozen tower encode them."""
+        told = [self.data[int(row)].captions for row in self.rows]
+        self.counts = torch.tensor([len(captions) for captions in told])
+        self.first = self.counts.cumsum(0) - self.counts
+        self.captions = [caption for captions in told for caption in captions]
+        self.caption_keys = torch.tensor([text_key(caption) for caption in self.captions])
+        if frozen(self.model.text_tower):
+            self.text_features = cache.text_tower(self.model, self.captions)
 
     def __len__(self) -> int:
-        """Return the steps of an epoch; a last batch that is not full is left out."""
-        return len(self.samples) // self.batch_size
+        """Return the steps of an epoch."""
+        return len(self.bounds)
 
     def epoch(self, epoch: int) -> Iterator[PairBatch]:
         """Yield this process's share of the batches of one epoch."""
         if self.image_features is None:
             yield from self._live(epoch)
             return
-        order = torch.from_numpy(sample_order(len(self.samples), seed=self.seed, epoch=epoch))
+        n = len(self.rows)
+        order = torch.from_numpy(sample_order(n, seed=self.seed, epoch=epoch))
         choice = torch.from_numpy(caption_choice(self.counts.numpy(), seed=self.seed, epoch=epoch))
-        mirror = torch.from_numpy(flip_choice(len(self.samples), seed=self.seed, epoch=epoch))
-        for step in range(len(self)):
-            rows = order[step * self.batch_size : (step + 1) * self.batch_size]
-            rows = rows[self.process_index :: self.process_count]
+        mirror = torch.from_numpy(flip_choice(n, seed=self.seed, epoch=epoch))
+        for start, end in self.bounds:
+            rows = order[start + self.process_index : end : self.process_count]
             images = self.image_features[rows]
             if self.mirrored_features is not None:
                 images = torch.where(mirror[rows, None], self.mirrored_features[rows], images)
-            yield self._batch(images, rows, (self.first + choice)[rows])
+            at = (self.first + choice)[rows]
+            texts: Tensor | list[str]
+            if self.text_features is None:
+                texts = [self.captions[place] for place in at.tolist()]
+            else:
+                texts = self.text_features[at]
+            yield self._batch(images, texts, self.image_keys[rows], self.caption_keys[at])
 
     def _live(self, epoch: int) -> Iterator[PairBatch]:
-        """Yield batches whose images are decoded now."""
+        """Yield batches whose images are decoded now and whose captions are read now."""
         loader = Loader(
-            self.samples,
+            self.data.samples,
             self.model.preprocessing,
-            batch_size=self.batch_size // self.process_count,
+            batch_size=self.batch_size,
             seed=self.seed,
             process_index=self.process_index,
             process_count=self.process_count,
             augment=self.augment,
+            workers=self.workers,
+            drop_last=self.drop_last,
+            rows=None if len(self.rows) == len(self.data) else self.rows,
             position=(epoch, 0),
         )
-        choice = torch.from_numpy(caption_choice(self.counts.numpy(), seed=self.seed, epoch=epoch))
-        mirror = torch.from_numpy(flip_choice(len(self.samples), seed=self.seed, epoch=epoch))
+        n = len(self.rows)
+        draws = caption_draws(n, seed=self.seed, epoch=epoch)
+        mirror = torch.from_numpy(flip_choice(n if self.flip else 0, seed=self.seed, epoch=epoch))
         for batch in loader.epoch():
-            rows = torch.as_tensor(batch.indices)
             images = normalize(batch.pixels.to(self.model.device), self.model.preprocessing)
             if self.flip:
-                turned = mirror[rows].to(images.device)[:, None, None, None]
+                turned = mirror[batch.indices].to(images.device)[:, None, None, None]
                 images = torch.where(turned, images.flip(-1), images)
-            yield self._batch(images, rows, (self.first + choice)[rows])
+            told = list(zip(batch.indices, batch.captions, strict=True))
+            chosen = [int(draws[at] * len(captions)) for at, captions in told]
+            texts: Tensor | list[str]
+            texts = [captions[which] for (_, captions), which in zip(told, chosen, strict=True)]
+            keys = torch.tensor([text_key(caption) for caption in texts])
+            if self.text_features is not None:
+                texts = self.text_features[self.first[batch.indices] + torch.tensor(chosen)]
+            yield self._batch(images, texts, torch.tensor(batch.keys), keys)
         known = {reject.id for reject in self.skipped}
         self.skipped += [reject for reject in loader.rejects if reject.id not in known]
 
-    def _batch(self, images: Tensor, rows: Tensor, captions: Tensor) -> PairBatch:
+    def _batch(
+        self, images: Tensor, texts: Tensor | list[str], image_keys: Tensor, text_keys: Tensor
+    ) -> PairBatch:
         """Put the two sides of a batch on the device."""
         device = self.model.device
-        texts: Tensor | dict[str, Tensor]
-        if self.text_features is not None:
-            texts = self.text_features[captions].to(device)
-        else:
-            tokens = self.model.tokenize([self.captions[at] for at in captions.tolist()])
-            texts = {name: value.to(device) for name, value in tokens.items()}
+        if isinstance(texts, list):
+            tokens = self.model.tokenize(texts)
+            moved = {name: value.to(device) for name, value in tokens.items()}
+            return PairBatch(images.to(device), moved, image_keys.to(device), text_keys.to(device))
         return PairBatch(
-            images.to(device),
-            texts,
-            self.image_keys[rows].to(device),
-            self.caption_keys[captions].to(device),
+            images.to(device), texts.to(device), image_keys.to(device), text_keys.to(device)
         )
+
+
+def text_key(caption: str) -> int:
+    """Return a number that is equal for captions that say the same."""
+    return content_key(caption_key(caption).encode(errors="surrogatepass"))

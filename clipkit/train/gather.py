@@ -1,5 +1,6 @@
 """Negatives from all processes, with their gradient."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,7 @@ def gather_batch(
     text_features: Float[Tensor, "batch dim"],
     batch: PairBatch,
 ) -> GatheredBatch:
-    """Join the features of all processes.
+    """Join the features of all processes, which may hold different numbers of rows.
 
     Each process then computes the loss of the whole batch. The backward pass of the gather sums
     over processes and Accelerate averages the parameters' gradients over them, which together give
@@ -34,13 +35,32 @@ def gather_batch(
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return GatheredBatch(image_features, text_features, batch.image_keys, batch.text_keys)
-    keys = torch.stack([batch.image_keys, batch.text_keys])
-    parts = [torch.empty_like(keys) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, keys)
-    image_keys, text_keys = torch.cat(parts, dim=1)
+    count = dist.get_world_size()
+    sizes = [torch.empty_like(_size(image_features)) for _ in range(count)]
+    dist.all_gather(sizes, _size(image_features))
+    counts = [int(size) for size in sizes]  # the host waits for the device
+    keys = torch.stack([batch.image_keys, batch.text_keys], dim=1)
+    parts = [keys.new_empty(max(counts), 2) for _ in range(count)]
+    dist.all_gather(parts, _padded(keys, max(counts)))
+    image_keys, text_keys = _joined(parts, counts).unbind(dim=1)
     return GatheredBatch(
-        torch.cat(all_gather(image_features)),
-        torch.cat(all_gather(text_features)),
+        _joined(all_gather(_padded(image_features, max(counts))), counts),
+        _joined(all_gather(_padded(text_features, max(counts))), counts),
         image_keys,
         text_keys,
     )
+
+
+def _size(rows: Tensor) -> Tensor:
+    return torch.tensor(len(rows), device=rows.device)
+
+
+def _padded(rows: Tensor, length: int) -> Tensor:
+    """Add rows of zeros: what is gathered must have one shape everywhere."""
+    padding = rows.new_zeros(length - len(rows), rows.shape[1])
+    return torch.cat([rows, padding])
+
+
+def _joined(parts: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    """Put the rows of all processes together, without what they were padded with."""
+    return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])

@@ -107,6 +107,8 @@ def fit(
     best: str | None = None,
     augment: bool = False,
     flip: bool = False,
+    drop_last: bool = False,
+    workers: int | None = None,
     precision: str = "auto",
     class_directions: ClassDirections | None = None,
     on_progress: Callable[[StepReport], None] | None = None,
@@ -129,6 +131,8 @@ def fit(
             last step's model when `None`.
         augment: random crops of the training images.
         flip: mirror half of the training images.
+        drop_last: leave out the pairs that do not fill an epoch's last batch.
+        workers: threads that decode images, of each process; the cores, at most 8, when `None`.
         precision: "auto" (bf16 on a GPU, else float32), "bf16" or "float32".
         class_directions: a second term over the classes of the image tower's own classifier.
         on_progress: told about the run about twice a second.
@@ -148,6 +152,8 @@ def fit(
         seed=seed,
         augment=augment,
         flip=flip,
+        drop_last=drop_last,
+        workers=workers,
         process_index=accelerator.process_index,
         process_count=accelerator.num_processes,
     )

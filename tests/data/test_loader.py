@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from clipkit.data import load_data
-from clipkit.data.loader import Batch, Loader, caption_choice, flip_choice, sample_order
+from clipkit.data.loader import (
+    Batch,
+    Loader,
+    batch_bounds,
+    caption_choice,
+    flip_choice,
+    sample_order,
+)
 from clipkit.data.preprocess import load_pixels
 from clipkit.errors import ConfigError, DataError
 from clipkit.types import Preprocessing, Sample
@@ -37,38 +44,83 @@ def test_each_caption_gets_its_turn() -> None:
     assert 60 <= flip_choice(140, seed=0, epoch=0).sum() <= 80
 
 
+@pytest.mark.parametrize(("n", "size"), [(18, 4), (18, 18), (18, 40), (7, 2), (1, 1), (1000, 33)])
+def test_batches_are_of_nearly_one_size(n: int, size: int) -> None:
+    bounds = batch_bounds(n, size, drop_last=False)
+    sizes = [end - start for start, end in bounds]
+    assert [start for start, _ in bounds] == [0, *(end for _, end in bounds[:-1])]
+    assert sum(sizes) == n
+    assert max(sizes) <= size
+    assert max(sizes) - min(sizes) <= 1
+    full = batch_bounds(n, size, drop_last=True)
+    assert [end - start for start, end in full] == [size] * (n // size)
+
+
 def test_batches_hold_the_pixels_of_their_rows(photos: Path) -> None:
     data = load_data(photos)
     batches = list(loader(photos).epoch())
-    assert len(batches) == 4
+    assert [len(batch.indices) for batch in batches] == [3, 4, 3, 4, 4]
     seen = [row for batch in batches for row in batch.indices]
-    assert len(set(seen)) == 16
+    assert sorted(seen) == list(range(18))
     for batch in batches:
         for at, row in enumerate(batch.indices):
             image = data[row].image
             assert image is not None
             np.testing.assert_array_equal(batch.pixels[at].numpy(), load_pixels(image, SMALL))
+            assert batch.captions[at] == data[row].captions
+            assert batch.keys[at] == data.image_keys()[row]
 
 
-def test_it_goes_on_where_it_was(photos: Path) -> None:
-    whole = loader(photos)
-    expected = rows([*whole.epoch(), *whole.epoch()])
-    assert whole.position == (2, 0)
-    part = loader(photos)
-    for _, _ in zip(range(2), part.epoch(), strict=False):
-        position = part.position
-    again = loader(photos, position=position)
-    assert rows([*again.epoch(), *again.epoch()]) == expected[2:]
-
-
-def test_two_processes_share_the_rows_of_one(photos: Path) -> None:
-    whole = rows(list(loader(photos, batch_size=4).epoch()))
-    halves = [
-        rows(list(loader(photos, batch_size=2, process_index=i, process_count=2).epoch()))
-        for i in range(2)
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_processes_and_workers_share_each_row_once(
+    photos: Path, workers: int, processes: int, drop_last: bool
+) -> None:
+    settings = {"batch_size": 8, "drop_last": drop_last}
+    whole = rows(list(loader(photos, **settings).epoch()))
+    shares = [
+        rows(
+            list(
+                loader(
+                    photos,
+                    workers=workers,
+                    process_index=index,
+                    process_count=processes,
+                    **settings,
+                ).epoch()
+            )
+        )
+        for index in range(processes)
     ]
-    for mine, first, second in zip(whole, *halves, strict=True):
-        assert sorted(mine) == sorted(first + second)
+    for mine, *parts in zip(whole, *shares, strict=True):
+        assert sorted(mine) == sorted(row for part in parts for row in part)
+    seen = sorted(row for batch in whole for row in batch)
+    assert seen == list(range(18)) if not drop_last else len(set(seen)) == 16
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("index", "count"), [(0, 1), (1, 2)])
+def test_it_goes_on_where_it_was(photos: Path, workers: int, index: int, count: int) -> None:
+    settings = {
+        "augment": True,
+        "workers": workers,
+        "process_index": index,
+        "process_count": count,
+    }
+    whole = loader(photos, **settings)
+    positions, expected = [whole.position], []
+    for _ in range(2):
+        for batch in whole.epoch():
+            expected.append(batch)
+            positions.append(whole.position)
+    assert whole.position == (2, 0)
+    for done, position in enumerate(positions[:-1]):
+        again = loader(photos, position=position, **settings)
+        rest = [*again.epoch(), *(again.epoch() if again.position[0] < 2 else [])]
+        assert rows(rest) == rows(expected[done:])
+        for batch, other in zip(rest, expected[done:], strict=True):
+            assert torch.equal(batch.pixels, other.pixels)
 
 
 def test_augmented_pixels_differ_by_epoch_and_not_by_run(photos: Path) -> None:
@@ -84,14 +136,35 @@ def test_a_row_that_cannot_be_decoded_is_listed_and_others_stay(corrupt: Path) -
     bad = next(row for row, sample in enumerate(data) if sample.id == "red1.png")
     damaged = loader(corrupt)
     batches = rows([*damaged.epoch(), *damaged.epoch()])
-    assert all(bad not in batch and len(batch) == 4 for batch in batches)
     assert [(r.id, r.reason) for r in damaged.rejects] == [
         ("red1.png", "cannot identify image file")
     ]
-    order = [sample_order(18, seed=0, epoch=e)[:16].reshape(4, 4).tolist() for e in range(2)]
-    for expected, batch in zip(order[0] + order[1], batches, strict=True):
-        differ = [row for row, other in zip(expected, batch, strict=True) if row != other]
-        assert differ in ([], [bad])
+    bounds = batch_bounds(18, 4, drop_last=False)
+    for epoch in range(2):
+        order = sample_order(18, seed=0, epoch=epoch).tolist()
+        expected = [[row for row in order[a:b] if row != bad] for a, b in bounds]
+        assert batches[5 * epoch : 5 * epoch + 5] == expected
+
+
+def test_another_row_stands_in_for_a_batch_that_would_be_empty(corrupt: Path) -> None:
+    data = load_data(corrupt)
+    bad = next(row for row, sample in enumerate(data) if sample.id == "red1.png")
+    batches = rows(list(loader(corrupt, batch_size=1).epoch()))
+    order = sample_order(18, seed=0, epoch=0).tolist()
+    place = order.index(bad)
+    assert [row for batch in batches for row in batch] == [
+        order[(place + 1) % 18] if row == bad else row for row in order
+    ]
+
+
+def test_some_of_the_rows(photos: Path) -> None:
+    data = load_data(photos)
+    some = loader(photos, rows=np.array([3, 5, 11]))
+    batch = next(some.epoch())
+    image = data[11].image
+    assert image is not None
+    pixels = batch.pixels[batch.indices.index(2)]
+    np.testing.assert_array_equal(pixels.numpy(), load_pixels(image, SMALL))
 
 
 def test_nothing_to_load(tmp_path: Path, photos: Path) -> None:
@@ -99,4 +172,6 @@ def test_nothing_to_load(tmp_path: Path, photos: Path) -> None:
     with pytest.raises(DataError, match="none of 4 rows"):
         list(Loader(samples, SMALL, batch_size=2, seed=0).epoch())
     with pytest.raises(ConfigError, match="19 rows make a batch and there are 18"):
-        loader(photos, batch_size=19)
+        loader(photos, batch_size=19, drop_last=True)
+    with pytest.raises(ConfigError, match="batches of 3 rows cannot be shared by 4 processes"):
+        loader(photos, process_count=4)

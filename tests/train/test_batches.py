@@ -111,14 +111,14 @@ def test_processes_split_each_batch(model: DualEncoder, photos: Path, tmp_path: 
         parts = [batches(model, data, tmp_path, process_index=i, process_count=2) for i in range(2)]
         for batch, *shares in zip(whole.epoch(1), *(p.epoch(1) for p in parts), strict=True):
             assert seen([batch]) == seen(list(shares))
-    with pytest.raises(ConfigError, match="multiple of 4 processes"):
+    with pytest.raises(ConfigError, match="too small for 4 processes"):
         batches(model, data, tmp_path, process_count=4)
 
 
 def test_rows_that_cannot_be_used(model: DualEncoder, corrupt: Path, tmp_path: Path) -> None:
     data = load_data(corrupt)
     set_trainable(model, "projections")
-    assert len(batches(model, data, tmp_path).samples) == 17
+    assert len(batches(model, data, tmp_path).rows) == 17
     set_trainable(model, "all")
     live = batches(model, data, tmp_path)
     list(live.epoch(0))
