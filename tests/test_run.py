@@ -39,7 +39,7 @@ def test_a_run_leaves_everything_behind(recipe: Path, tmp_path: Path) -> None:
     names = {path.name for path in result.folder.iterdir()}
     assert names == {"recipe.yaml", "log.jsonl", "metrics.json", "rejects.jsonl", "model"}
     metrics = json.loads((result.folder / "metrics.json").read_text())
-    assert metrics["steps"] == 24
+    assert metrics["steps"] == 36
     for moment in ("before", "after"):
         assert set(metrics[moment]) == {"data", "general"}
         assert 0 <= metrics[moment]["general"]["colours"]["top1"] <= 1

@@ -217,7 +217,7 @@ class Loader:
         raise DataError(f"none of {len(order)} rows has an image that can be read")
 
     def _decoded(
-        self, shares: list[Int[np.ndarray, " rows"]], epoch: int
+        self, shares: list[Int[np.ndarray, " _"]], epoch: int
     ) -> Generator[_Row | None, None, None]:
         """Yield the rows of all shares in order, while threads decode two batches ahead."""
         rows = (int(row) for share in shares for row in share)
