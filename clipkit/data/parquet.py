@@ -119,7 +119,8 @@ def open_arrow_file(path: Path) -> Rows:
         cause = str(error).strip().partition("\n")[0][:200]
         raise DataError(f"{path} cannot be read as {kind}: {cause}") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        cause = os.strerror(error.errno) if error.errno else error
+        raise DataError(f"{path} cannot be read: {cause}") from error
 
 
 def _parquet(path: Path) -> tuple[pa.Schema, int, Iterator[pa.RecordBatch]]:
