@@ -119,7 +119,7 @@ def open_arrow_file(path: Path) -> Rows:
         cause = str(error).strip().partition("\n")[0][:200]
         raise DataError(f"{path} cannot be read as {kind}: {cause}") from error
     except OSError as error:
-        cause = os.strerror(error.errno) if error.errno else error
+        cause = os.strerror(error.errno) if error.errno else str(error)
         raise DataError(f"{path} cannot be read: {cause}") from error
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
 from clipkit.train.batches import PairBatch
 
@@ -43,12 +43,28 @@ def gather_batch(
     parts = [keys.new_empty(max(counts), 2) for _ in range(count)]
     dist.all_gather(parts, _padded(keys, max(counts)))
     image_keys, text_keys = _joined(parts, counts).unbind(dim=1)
-    return GatheredBatch(
-        _joined(all_gather(_padded(image_features, max(counts))), counts),
-        _joined(all_gather(_padded(text_features, max(counts))), counts),
-        image_keys,
-        text_keys,
-    )
+    features = torch.cat([image_features, text_features], dim=1)
+    gathered: Tensor = _Gather.apply(features, counts)  # type: ignore[no-untyped-call]
+    images, texts = gathered.split([image_features.shape[1], text_features.shape[1]], dim=1)
+    return GatheredBatch(images, texts, image_keys, text_keys)
+
+
+class _Gather(torch.autograd.Function):
+    """Joins the rows of all processes; backward, each gets the sum of its rows' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
+        rank = dist.get_rank()
+        ctx.start, ctx.count = sum(counts[:rank]), counts[rank]
+        parts = [rows.new_empty(max(counts), rows.shape[1]) for _ in counts]
+        dist.all_gather(parts, _padded(rows, max(counts)))
+        return _joined(parts, counts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = gradients[0].contiguous().clone()  # collectives read memory, not strides
+        dist.all_reduce(total)
+        return total[ctx.start : ctx.start + ctx.count], None
 
 
 def _size(rows: Tensor) -> Tensor:

@@ -77,4 +77,4 @@ def test_two_processes_give_the_gradient_of_one(tmp_path: Path) -> None:
             "image.weight", "image.bias", "text.weight", "text.bias", "scale",
         }  # fmt: skip
         for name, value in expected.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-7, msg=name)
+            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=2e-6, msg=name)
