@@ -1,17 +1,17 @@
 """From rows to features: the one way that classification, export and evaluation encode."""
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from clipkit.data.ahead import map_ahead
 from clipkit.data.preprocess import load_pixels, normalize
 from clipkit.errors import ConfigError, ImageError
 from clipkit.models.dual_encoder import DualEncoder
@@ -218,17 +218,13 @@ def _decoded(
     look_ahead: int,
 ) -> Generator[Pixels | str, None, None]:
     """Yield pixels, or the reason why there are none, in input order."""
-    waiting: deque[Future[Pixels | str]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="clipkit-decode")
-    try:
-        for image in images:
-            waiting.append(pool.submit(_pixels_or_reason, image, preprocessing))
-            if len(waiting) == look_ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return map_ahead(
+        lambda item: _pixels_or_reason(item[1], preprocessing),
+        enumerate(images),
+        threads=workers,
+        ahead=look_ahead,
+        name=lambda item: str(item[1]) if isinstance(item[1], Path) else f"image {item[0]}",
+    )
 
 
 def _pixels_or_reason(image: ImageSource | None, preprocessing: Preprocessing) -> Pixels | str:

@@ -3,13 +3,13 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int
 
+from clipkit.data.ahead import map_ahead
 from clipkit.data.columnar import ColumnarSamples
 from clipkit.data.hashing import digest_key, stored_bytes
 from clipkit.packages import default_threads
@@ -91,8 +91,15 @@ class Dataset:
 
     @cached_property
     def _image_hashes(self) -> list[str]:
-        with ThreadPoolExecutor(default_threads()) as pool:
-            return list(pool.map(_image_hash, (sample.image for sample in self.samples)))
+        threads = default_threads()
+        hashes = map_ahead(
+            lambda sample: _image_hash(sample.image),
+            self.samples,
+            threads=threads,
+            ahead=8 * threads,
+            name=lambda sample: sample.id,
+        )
+        return list(hashes)
 
 
 def _image_hash(image: ImageSource | None) -> str:

@@ -1,8 +1,6 @@
 """Rows in a seeded order, decoded ahead by threads, as batches of pixels."""
 
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -14,6 +12,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL.Image import Image
 from torch import Tensor
 
+from clipkit.data.ahead import map_ahead
 from clipkit.data.decode import decode_image
 from clipkit.data.hashing import content_key, stored_bytes
 from clipkit.data.preprocess import augment_pixels, load_pixels
@@ -220,28 +219,19 @@ class Loader:
         self, shares: list[Int[np.ndarray, " _"]], epoch: int
     ) -> Generator[_Row | None, None, None]:
         """Yield the rows of all shares in order, while threads decode two batches ahead."""
-        rows = (int(row) for share in shares for row in share)
-        if not self.workers:
-            yield from (self._row(row, epoch) for row in rows)
-            return
-        ahead = 2 * max(map(len, shares), default=1)
-        waiting: deque[Future[_Row | None]] = deque()
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="clipkit-loader")
-        try:
-            for row in rows:
-                waiting.append(pool.submit(self._row, row, epoch))
-                if len(waiting) == ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        return map_ahead(
+            lambda row: self._row(row, epoch),
+            (int(row) for share in shares for row in share),
+            threads=self.workers,
+            ahead=2 * max(map(len, shares), default=1),
+            name=lambda row: self._sample(row).id,
+        )
 
     def _row(self, at: int, epoch: int) -> _Row | None:
         """Return a decoded row, or list why it cannot be decoded."""
         if at in self._known:
             return None
-        sample = self.samples[at if self._rows is None else int(self._rows[at])]
+        sample = self._sample(at)
         try:
             pixels, key = self._pixels(sample, at, epoch)
         except ImageError as error:
@@ -249,6 +239,9 @@ class Loader:
             self._known[at] = Reject(sample.id, str(error), where)
             return None
         return _Row(at, pixels, key, sample.captions)
+
+    def _sample(self, at: int) -> Sample:
+        return self.samples[at if self._rows is None else int(self._rows[at])]
 
     def _pixels(self, sample: Sample, at: int, epoch: int) -> tuple[Pixels, int]:
         """Read the image once: for its key and for its pixels."""

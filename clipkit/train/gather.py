@@ -44,7 +44,7 @@ def gather_batch(
     dist.all_gather(parts, _padded(keys, max(counts)))
     image_keys, text_keys = _joined(parts, counts).unbind(dim=1)
     features = torch.cat([image_features, text_features], dim=1)
-    gathered: Tensor = _Gather.apply(features, counts)  # type: ignore[no-untyped-call]
+    gathered: Tensor = _Gather.apply(features, counts)
     images, texts = gathered.split([image_features.shape[1], text_features.shape[1]], dim=1)
     return GatheredBatch(images, texts, image_keys, text_keys)
 
