@@ -52,6 +52,9 @@ ImageSource = Path | bytes | Image | FileSlice
 Progress = Callable[[int, int | None], None]
 """Told how many rows are done, and of how many; `None` where nobody knows."""
 
+PartProgress = Callable[[str, int, int | None], None]
+"""Told besides which of several pieces of work it is about."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:

@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from clipkit.data.ahead import map_ahead
 from clipkit.data.columnar import ColumnarSamples
-from clipkit.data.hashing import digest_key, stored_bytes
+from clipkit.data.hashing import content_key, digest_key, stored_bytes
 from clipkit.packages import default_threads
 from clipkit.types import ImageSource, Reject, Sample
 
@@ -22,6 +22,11 @@ READ_WHOLE = 200_000
 def caption_key(caption: str) -> str:
     """Return what is equal for captions that say the same, whatever their case and spaces."""
     return " ".join(caption.lower().split())
+
+
+def text_key(caption: str) -> int:
+    """Return a number that is equal for captions that say the same."""
+    return content_key(caption_key(caption).encode(errors="surrogatepass"))
 
 
 @dataclass(frozen=True, eq=False)

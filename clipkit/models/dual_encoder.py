@@ -128,6 +128,11 @@ class DualEncoder(nn.Module):
         )
         return {name: tokens[name] for name in ("input_ids", "attention_mask")}
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has before any is cut, the special ones counted."""
+        tokens = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        return [len(ids) for ids in tokens]
+
     def train(self, mode: bool = True) -> "DualEncoder":
         """Switch to training, except frozen towers: their dropout and batch statistics stay off."""
         super().train(mode)

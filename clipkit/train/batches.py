@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from clipkit.data.dataset import Dataset, caption_key
-from clipkit.data.hashing import content_key
+from clipkit.data.dataset import Dataset, text_key
 from clipkit.data.loader import (
     Loader,
     batch_bounds,
@@ -209,8 +208,3 @@ class PairBatches:
         return PairBatch(
             images.to(device), texts.to(device), image_keys.to(device), text_keys.to(device)
         )
-
-
-def text_key(caption: str) -> int:
-    """Return a number that is equal for captions that say the same."""
-    return content_key(caption_key(caption).encode(errors="surrogatepass"))
