@@ -9,9 +9,9 @@ from jaxtyping import install_import_hook
 
 import tests.typecheck  # noqa: F401 (the hook looks it up by name)
 
-PARTS = "errors types packages components models data losses encode classify embed evaluate"
+PARTS = "errors types packages components imagenet models data losses encode classify embed"
 # The command line is left out: typer checks it.
-CHECKED = [f"clipkit.{part}" for part in f"{PARTS} train report recipe run".split()]
+CHECKED = [f"clipkit.{part}" for part in f"{PARTS} evaluate train report recipe run".split()]
 install_import_hook(CHECKED, "tests.typecheck.typecheck")
 
 import tempfile

@@ -8,7 +8,7 @@ import clipkit
 PACKAGE = Path(clipkit.__file__).parent
 LAYERS = [
     ["errors", "types"],
-    ["packages", "components"],
+    ["packages", "components", "sentences", "imagenet"],
     ["models", "data", "losses"],
     ["encode"],
     ["classify", "embed"],
@@ -22,7 +22,7 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ONLY = {
-    "open_clip": {"models/from_open_clip.py"},
+    "open_clip": {"imagenet.py"},
     "pydantic": {"components.py"},
     "yaml": {"recipe.py", "data/manifest.py"},
     "resvg_py": {"data/openmoji.py"},

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from clipkit.errors import ConfigError, did_you_mean
-from clipkit.models.from_open_clip import imagenet_templates
+from clipkit.imagenet import imagenet_templates
 
 TEMPLATES: dict[str, Callable[[], tuple[str, ...]]] = {
     "none": lambda: ("{}",),

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool
 
-from clipkit.data.table import NOTHING, inside, is_nothing
+from clipkit.data.table import NOTHING, clean_captions, inside, is_nothing
 from clipkit.errors import DataError
 from clipkit.types import ImageSource
 
@@ -40,16 +40,8 @@ def image_source(value: Any, root: Path) -> ImageSource | str:
 
 def captions_in(value: Any) -> tuple[list[str], list[str]]:
     """Return the captions that a cell holds, and for each that is none the reason."""
-    told = value if isinstance(value, list | tuple) and value else [value]
-    captions, reasons = [], []
-    for text in told:
-        if is_nothing(text):
-            reasons.append("empty caption")
-        elif isinstance(text, str | int | float):
-            captions.append(str(text).strip())
-        else:
-            reasons.append("caption is not text")
-    return captions, reasons
+    captions, reasons = clean_captions(value)
+    return list(captions), reasons
 
 
 def row_id(number: int, row: Mapping[str, Any], names: Mapping[str, str]) -> str:
@@ -65,6 +57,29 @@ def is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
+def as_text(cells: pa.Array) -> pa.Array:
+    """Return cells as strings, whatever they hold."""
+    try:
+        return cells.cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # bytes, say, or structs
+        texts = [None if value is None else str(value) for value in cells.to_pylist()]
+        return pa.array(texts, pa.string())
+
+
+def check_text(batch: pa.RecordBatch, where: str) -> pa.RecordBatch:
+    """Return a batch as it is; Arrow itself does not look whether its text is UTF-8.
+
+    Raises:
+        DataError: a column is damaged, or holds text in another encoding.
+    """
+    for name, cells in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            cells.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{where}: column {name!r} cannot be read: {error}") from error
+    return batch
+
+
 def plain_images(cells: pa.Array, where: str, column: str) -> Flags:
     """Return which cells surely hold an image; the others must be looked at one by one.
 
@@ -77,7 +92,8 @@ def plain_images(cells: pa.Array, where: str, column: str) -> Flags:
         if fields & {"bytes", "path"}:
             return np.asarray(_filled(cells)) if "bytes" in fields else _none(cells)
     elif is_text(kind):
-        odd = pc.match_substring_regex(cells, r"^\s*/|://|\.\.|^\s*$|^\s*(?i:nan|none|null)\s*$")
+        names = pc.utf8_trim_whitespace(cells)
+        odd = pc.match_substring_regex(names, r"^/|://|\.\.|^(?i:nan|none|null)?$")
         return np.asarray(pc.invert(odd).fill_null(False))
     elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return np.asarray(pc.greater(pc.binary_length(cells), 0).fill_null(False))
@@ -95,7 +111,8 @@ def plain_captions(cells: pa.Array) -> Flags:
     if is_text(kind):
         plain = pc.utf8_lower(pc.utf8_trim_whitespace(cells))
         nothing = pc.is_in(plain, value_set=pa.array(sorted(NOTHING), type=kind))
-        return np.asarray(pc.and_(cells.is_valid(), pc.invert(nothing)).fill_null(False))
+        odd = pc.or_(nothing, pc.match_substring(plain, "\0"))
+        return np.asarray(pc.and_(cells.is_valid(), pc.invert(odd)).fill_null(False))
     if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and is_text(kind.value_type):
         lengths = np.asarray(pc.list_value_length(cells).fill_null(0))
         owner = np.asarray(pc.list_parent_indices(cells))
@@ -109,6 +126,8 @@ def plain_captions(cells: pa.Array) -> Flags:
 def _filled(cells: pa.Array) -> pa.Array:
     """Return which structs hold bytes."""
     held = cells.field("bytes")
+    if pa.types.is_null(held.type):
+        return pa.array(_none(cells))
     return pc.and_(cells.is_valid(), pc.greater(pc.binary_length(held), 0)).fill_null(False)
 
 

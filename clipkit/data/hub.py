@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
+from clipkit.data.cells import check_text
 from clipkit.errors import DataError, did_you_mean
 from clipkit.packages import cache_folder
 from clipkit.types import Reject
@@ -37,7 +38,8 @@ class HubRows:
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yield some of the columns, many rows at a time."""
         for table in self._table.select_columns(list(columns)).iter(_SCAN_ROWS):
-            yield from table.combine_chunks().to_batches()
+            for batch in table.combine_chunks().to_batches():
+                yield check_text(batch, self.where)
 
     def row(self, number: int) -> dict[str, Any]:
         """Return one row."""
@@ -107,10 +109,24 @@ def _load(path: str, config: str | None, split: str | None, first_rows: int | No
         if split is not None and not isinstance(loaded, Mapping):
             raise DataError(f"{path} has no splits, and {split!r} is asked for")
         return loaded
-    cache = str(cache_folder() / "datasets")
     return datasets.load_dataset(
-        path, config, split=split, streaming=first_rows is not None, cache_dir=cache
+        path, config, split=split, streaming=first_rows is not None, cache_dir=str(_cache_of(path))
     )
+
+
+def _cache_of(path: str) -> Path:
+    """Return where `datasets` keeps what it made of a set; of a folder, of one state of it.
+
+    Where a folder's card names the files, `datasets` itself takes any folder of that name, and what
+    has changed in it, for what it has in its cache.
+    """
+    cache, folder = cache_folder() / "datasets", Path(path)
+    if not folder.is_dir():
+        return cache
+    files = [file for file in sorted(folder.resolve().rglob("*")) if file.is_file()]
+    stats = [file.stat() for file in files]
+    state = [(str(f), s.st_size, s.st_mtime_ns) for f, s in zip(files, stats, strict=True)]
+    return cache / f"folder-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"
 
 
 def is_saved_dataset(folder: Path) -> bool:

@@ -20,6 +20,7 @@ from clipkit.data.rejects import Rejects
 from clipkit.data.scan import read_columnar
 from clipkit.data.shards import expand_shards
 from clipkit.data.table import TABLE_SUFFIXES, Columns, Keep, inside, read_rows, read_table
+from clipkit.data.texts import readable
 from clipkit.data.webdataset import read_webdataset
 from clipkit.errors import DataError, did_you_mean
 from clipkit.packages import package_folder
@@ -91,6 +92,26 @@ def load_data(
     return dataset
 
 
+def load_splits(data: str | Path, *, progress: Progress | None = None) -> list[Dataset]:
+    """Read every split of a data set whose manifest names some; any other as a whole.
+
+    Args:
+        data: what `load_data` takes, but for columns and root.
+        progress: as `load_data` has it.
+
+    Raises:
+        DataError: as `load_data` does.
+    """
+    name = str(data)
+    if not name.startswith(HUB):
+        path, split = _find(name)
+        if path.suffix.lower() in (".yaml", ".yml") and split is None:
+            splits = read_manifest(path).splits
+            if splits:
+                return [load_data(f"{name}@{split}", progress=progress) for split in splits]
+    return [load_data(data, progress=progress)]
+
+
 def _read_path(
     path: Path,
     split: str | None,
@@ -102,7 +123,7 @@ def _read_path(
     suffix = path.suffix.lower()
     plain = columns == Columns()
     keep = _column_keep("split", split) if split else None
-    if path.is_dir():
+    if _is_folder(path):
         inner = path / (split or "")
         if plain and root is None and inner.is_dir() and not has_images(inner):
             if shards := sorted(inner.rglob("*.tar")):
@@ -172,10 +193,34 @@ def _find(data: str) -> tuple[Path, str | None]:
     for name, part in ((data, None), (head, split)) if at else ((data, None),):
         if name in manifests:
             return manifests[name], part
-        if name and (Path(name).exists() or _is_pattern(name)):
+        if name and (_is_pattern(name) or _is_there(Path(name))):
             return Path(name), part
     near = did_you_mean(head or data, manifests)
     raise DataError(f"no data {data!r}: neither a file or folder nor a manifest{near}")
+
+
+def _is_there(path: Path) -> bool:
+    """Say whether there is a file or a folder.
+
+    Raises:
+        DataError: the system refuses to look, or it is a pipe, say, that would be waited for.
+    """
+    try:
+        if path.is_file() or path.is_dir():
+            return True
+        other = path.exists()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    if other:
+        raise DataError(f"{path} is neither a file nor a folder")
+    return False
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # shards that are listed in braces: longer than a file's name can be
+        return False
 
 
 def _is_pattern(name: str) -> bool:
@@ -184,7 +229,7 @@ def _is_pattern(name: str) -> bool:
 
 
 def _name(path: Path, split: str | None) -> str:
-    stem = path.resolve().name if path.is_dir() else path.stem
+    stem = readable(path.resolve().name if _is_folder(path) else path.stem)
     return f"{stem}@{split}" if split else stem
 
 
@@ -243,11 +288,11 @@ def _read_source(
             class_names=manifest.class_names,
         )
     if kind in ("table", "coco", "token"):
-        images = _inside(root, source.get("images", "."), name)
+        images = _inside(root, how.get("images") or source.get("images", "."), name)
         if "rows" in source and "path" not in how:
             rows, where = source["rows"], str(manifest.path)
             return read_rows(rows, where=where, root=images, columns=columns, keep=keep)
-        path = _inside(root, how.get("path") or source["path"], name)
+        path = _inside(root, _path(manifest, how), name)
         if kind == "coco":
             return read_coco(path, root=images, keep=keep)
         if kind == "token":
@@ -257,8 +302,7 @@ def _read_source(
     if kind == "folder":
         samples, rejects = read_folder(_inside(root, how.get("path", "."), name))
     elif kind == "webdataset":
-        patterns = how.get("path") or source["path"]
-        shards = expand_shards(patterns, root)
+        shards = expand_shards(_path(manifest, how), root)
         for shard in shards:
             _inside(root, os.path.relpath(shard, root), name)
         samples, rejects = read_webdataset(shards, progress=progress)
@@ -269,6 +313,15 @@ def _read_source(
         samples = [sample for sample in samples if keep(sample.metadata, sample.id)]
         rejects = [reject for reject in rejects if "column" in how or keep({}, reject.id)]
     return samples, rejects
+
+
+def _path(manifest: Manifest, how: Mapping[str, str]) -> Any:
+    """Return the path, or paths, that a split has or else the source."""
+    path = how.get("path") or manifest.source.get("path")
+    if path is None:
+        splits = ", ".join(manifest.splits)
+        raise DataError(f"data set {manifest.name} has several splits: name one of {splits}")
+    return path
 
 
 def _keep(
@@ -328,11 +381,13 @@ def _inside(root: Path, relative: str, name: str) -> Path:
     path = inside(root, relative)
     if path is None:
         raise DataError(f"data set {name}: path {relative!r} leads out of its root {root}")
+    _is_there(path)  # a pipe is refused; what is not there is told of by who reads it
     return path
 
 
 def _dataset(name: str, read: Read, manifest: Manifest | None = None) -> Dataset:
     samples, rejects = read
+    rejects = [Reject(reject.id, reject.reason, readable(reject.where)) for reject in rejects]
     labels = _labels(samples)
     if manifest is None:
         return Dataset(name, samples, tuple(labels), rejects=tuple(rejects))
@@ -347,8 +402,8 @@ def _dataset(name: str, read: Read, manifest: Manifest | None = None) -> Dataset
     return Dataset(
         name,
         samples,
-        manifest.class_names or tuple(labels),
-        manifest.templates,
+        tuple(manifest.class_names or labels),
+        tuple(manifest.templates),
         tuple(rejects),
         manifest.licence,
         manifest.homepage,

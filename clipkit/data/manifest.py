@@ -1,7 +1,8 @@
 """Manifests: files of `data_manifests/` that say where a data set is and how it is read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 
 from clipkit.data.table import Columns
 from clipkit.errors import DataError, did_you_mean
+from clipkit.imagenet import imagenet_class_names, imagenet_templates
 from clipkit.packages import shipped_folder
 
 # What `source` may hold, by its kind.
@@ -21,7 +23,30 @@ _SOURCE_KEYS = {
     "hub": {"root", "path", "config", "first_rows"},
     "openmoji": {"size", "split_by", "holdout"},
 }
-_SPLIT_KEYS = ({"file"}, {"path"}, {"split"}, {"column", "value"})
+_SPLIT_KEYS = ({"file"}, {"path"}, {"path", "images"}, {"split"}, {"column", "value"})
+
+NAMED_LISTS: dict[str, dict[str, Callable[[], tuple[str, ...]]]] = {
+    "class_names": {"imagenet": imagenet_class_names},
+    "templates": {"imagenet": imagenet_templates},
+}
+"""Lists that a manifest may call by their name instead of writing them out."""
+
+
+class _NamedList(Sequence[str]):
+    """A list that is looked up when it is first read: open_clip takes seconds to import."""
+
+    def __init__(self, look_up: Callable[[], tuple[str, ...]]) -> None:
+        self._look_up = look_up
+
+    @cached_property
+    def _texts(self) -> tuple[str, ...]:
+        return self._look_up()
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._texts[index]
+
+    def __len__(self) -> int:
+        return len(self._texts)
 
 
 @dataclass(frozen=True)
@@ -36,10 +61,10 @@ class Manifest:
         licence: of the data.
         homepage: of the data.
         columns: which columns hold what.
-        splits: for each name `{file: ...}`, `{path: ...}`, `{column: ..., value: ...}` or, of a
-            hub set, `{split: ...}`.
-        class_names: of a labelled set.
-        templates: prompts that suit them, each with one `{}`.
+        splits: for each name `{file: ...}`, `{path: ...}`, `{path: ..., images: ...}`, `{column:
+            ..., value: ...}` or, of a hub set, `{split: ...}`.
+        class_names: of a labelled set; `imagenet` stands for ImageNet's.
+        templates: prompts that suit them, each with one `{}`; `imagenet` stands for CLIP's 80.
     """
 
     name: str
@@ -50,8 +75,8 @@ class Manifest:
     homepage: str = ""
     columns: Columns = field(default_factory=Columns)
     splits: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    class_names: tuple[str, ...] = ()
-    templates: tuple[str, ...] = ()
+    class_names: Sequence[str] = ()
+    templates: Sequence[str] = ()
 
 
 def list_manifests() -> dict[str, Path]:
@@ -84,10 +109,14 @@ def read_manifest(name: str | Path) -> Manifest:
             **content,
             "path": path,
             "columns": Columns(**content.get("columns", {})),
-            "class_names": tuple(content.get("class_names", ())),
-            "templates": tuple(content.get("templates", ())),
+            **{key: _texts(key, content.get(key, ())) for key in NAMED_LISTS},
         }
     )
+
+
+def _texts(key: str, value: str | Sequence[str]) -> Sequence[str]:
+    """Return a list that is written out, or the one that is named."""
+    return _NamedList(NAMED_LISTS[key][value]) if isinstance(value, str) else tuple(value)
 
 
 def _problems(content: Any) -> list[str]:
@@ -100,9 +129,13 @@ def _problems(content: Any) -> list[str]:
             problems.append(f"{key} is not text: {content[key]!r}")
     if not content.get("name"):
         problems.append("name is missing")
-    for key in ("class_names", "templates"):
-        value = content.get(key) or []
-        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+    for key, named in NAMED_LISTS.items():
+        value = [] if content.get(key) is None else content[key]
+        if isinstance(value, str):
+            if value not in named:
+                near = did_you_mean(value, named)
+                problems.append(f"{key} is neither a list nor the name of one: {value!r}{near}")
+        elif not isinstance(value, list) or not all(isinstance(text, str) for text in value):
             problems.append(f"{key} is not a list of texts; numbers and yes or no need quotes")
         elif key == "templates":
             problems += [
@@ -110,7 +143,7 @@ def _problems(content: Any) -> list[str]:
             ]
         elif len(set(value)) < len(value):
             problems.append("class_names has a name twice")
-    problems += _source_problems(content.get("source"))
+    problems += _source_problems(content.get("source"), content.get("splits"))
     columns = content.get("columns") or {}
     if not isinstance(columns, dict) or not all(isinstance(c, str) for c in columns.values()):
         problems.append("columns is not a mapping such as {image: file_name, caption: text}")
@@ -119,12 +152,12 @@ def _problems(content: Any) -> list[str]:
     splits = content.get("splits") or {}
     for split, how in splits.items() if isinstance(splits, dict) else [("splits", splits)]:
         if not isinstance(how, dict) or set(how) not in _SPLIT_KEYS:
-            shapes = "{file}, {path}, {split}, {column, value}"
+            shapes = "{file}, {path}, {path, images}, {split}, {column, value}"
             problems.append(f"split {split!r} is none of {shapes}: {how!r}")
     return problems
 
 
-def _source_problems(source: Any) -> list[str]:
+def _source_problems(source: Any, splits: Any) -> list[str]:
     if not isinstance(source, dict) or "kind" not in source:
         return [f"source is not a mapping with a kind; kinds: {', '.join(_SOURCE_KEYS)}"]
     kind = source["kind"]
@@ -137,9 +170,11 @@ def _source_problems(source: Any) -> list[str]:
             problems.append(f"source.{key} is not text: {source[key]!r}")
     if kind == "folder" and "root" not in source:
         problems.append("source has no root: the folder of images")
-    if kind == "table" and ("path" in source) == ("rows" in source):
+    given = source.keys() & {"path", "rows"}
+    elsewhere = kind != "hub" and _each_has_a_path(splits)
+    if kind == "table" and (len(given) > 1 or not (given or elsewhere)):
         problems.append("source needs either a path or rows")
-    if kind in ("coco", "token", "webdataset", "hub") and "path" not in source:
+    if kind in ("coco", "token", "webdataset", "hub") and not (given or elsewhere):
         problems.append(f"source has no path, which a source of kind {kind} needs")
     first = source.get("first_rows", 1)
     if not isinstance(first, int) or first < 1:
@@ -148,6 +183,12 @@ def _source_problems(source: Any) -> list[str]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         problems.append("source.rows is not a list of mappings")
     return problems
+
+
+def _each_has_a_path(splits: Any) -> bool:
+    """Say whether there are splits, each with a path of its own."""
+    told = list(splits.values()) if isinstance(splits, dict) else []
+    return bool(told) and all(isinstance(how, dict) and "path" in how for how in told)
 
 
 def _unknown(what: str, given: Mapping[str, Any], known: set[str]) -> list[str]:

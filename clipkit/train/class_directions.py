@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from clipkit.classify.prompts import resolve_templates
 from clipkit.errors import ConfigError
+from clipkit.imagenet import imagenet_class_names
 from clipkit.models.dual_encoder import DualEncoder
-from clipkit.models.from_open_clip import imagenet_class_names
 from clipkit.models.projections import Projection
 from clipkit.models.starter import IMAGE_ARCHITECTURE, starter_classifier
 from clipkit.train.feature_cache import FeatureCache
@@ -88,7 +88,7 @@ class ClassDirections:
         directions = weight @ covariance
         length = self.offset * self._offsets.norm(dim=1).mean() / directions.norm(dim=1).mean()
         self._directions = directions * length
-        names = imagenet_class_names()
+        names = imagenet_class_names(unique=False)  # what the starter's weights were made with
         prompts = [template.replace("{}", name) for name in names for template in self.templates]
         encoded = cache.text_tower(model, prompts, what="class prompts").to(device)
         self._names = encoded.reshape(len(names), len(self.templates), -1)

@@ -63,6 +63,17 @@ def test_a_folder_of_parquet_files(written: Any, tmp_path: Path) -> None:
     check(load_data(f"hub:{tmp_path / 'set'}@train"))
 
 
+def test_a_folder_with_a_card_is_read_as_it_is_now(written: Any, tmp_path: Path) -> None:
+    """What `datasets` keeps in its cache is not taken for another folder, or for a later state."""
+    card = "---\nconfigs:\n- config_name: default\n  data_files: data/*.parquet\n---\n"
+    for parent, count in (("a", 3), ("b", 2), ("a", 1)):
+        folder = tmp_path / parent / "set"
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_text(card)
+        written.select(range(count)).to_parquet(folder / "data" / "train-0.parquet")
+        assert len(load_data(f"hub:{folder}")) == count
+
+
 def test_the_first_rows_of_a_stream(written: Any, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     written.to_parquet(tmp_path / "set" / "train-00000-of-00001.parquet")

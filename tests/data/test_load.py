@@ -1,41 +1,9 @@
-import shutil
 from pathlib import Path
 
 import pytest
 
-from clipkit.data import Dataset, list_manifests, load_data
+from clipkit.data import Dataset, load_data
 from clipkit.errors import DataError, MissingExtraError
-
-
-@pytest.mark.parametrize("name", sorted(set(list_manifests()) - {"flickr8k", "openmoji"}))
-def test_manifests_of_packages_load(name: str) -> None:
-    data = load_data(name)
-    assert len(data) >= 4
-    assert data.licence
-
-
-def test_flickr8k_with_a_stand_in(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = tmp_path / "flickr"
-    shutil.copytree(photos, root / "images")
-    names = sorted(path.name for path in photos.glob("*.png"))
-    lines = [f"{name},caption {n} of, {name}" for name in names for n in range(5)]
-    (root / "captions.csv").write_text("\n".join(["image,caption", *lines]))
-    (root / "train.txt").write_text("\n".join(names[:12]) + "\n")
-    (root / "dev.txt").write_text("\n".join(names[12:15]))
-    (root / "test.txt").write_text("\n".join([*names[15:], "gone.png"]))
-    monkeypatch.delenv("FLICKR8K", raising=False)
-    with pytest.raises(DataError, match="environment variable FLICKR8K"):
-        load_data("flickr8k@train")
-    monkeypatch.setenv("FLICKR8K", str(root))
-    train, dev, test = (load_data(f"flickr8k@{split}") for split in ("train", "dev", "test"))
-    assert [len(train), len(dev), len(test)] == [12, 3, 3]
-    assert len(train[0].captions) == 5
-    assert [(r.id, r.reason) for r in test.rejects] == [
-        ("gone.png", "named by the split but not in the data")
-    ]
-    assert len(load_data("flickr8k")) == 18
 
 
 def test_folder_table_and_dataset(photos: Path) -> None:

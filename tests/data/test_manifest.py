@@ -4,6 +4,7 @@ import pytest
 
 from clipkit.data import list_manifests, read_manifest
 from clipkit.errors import DataError
+from clipkit.imagenet import imagenet_class_names, imagenet_templates
 
 
 @pytest.mark.parametrize("name", sorted(list_manifests()))
@@ -57,6 +58,53 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
 def test_single_problems(tmp_path: Path, text: str, word: str) -> None:
     with pytest.raises(DataError, match=word):
         read_manifest(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("class_names: imagnet", "class_names is neither a list nor the name of one: 'imagnet'"),
+        ("templates: imagnet", "templates is neither a list nor the name of one: 'imagnet'"),
+    ],
+)
+def test_a_list_of_an_unknown_name(tmp_path: Path, text: str, told: str) -> None:
+    path = write(tmp_path, f"name: x\nsource: {{kind: hub, path: a/b}}\n{text}\n")
+    with pytest.raises(DataError, match=f"{told}; did you mean 'imagenet'"):
+        read_manifest(path)
+
+
+def test_lists_that_are_called_by_their_name(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "name: x\nsource: {kind: hub, path: a/b}\nclass_names: imagenet\ntemplates: imagenet\n",
+    )
+    manifest = read_manifest(path)
+    assert tuple(manifest.class_names) == imagenet_class_names()
+    assert (len(manifest.templates), manifest.templates[-1]) == (80, imagenet_templates()[-1])
+
+
+@pytest.mark.parametrize(
+    ("source", "splits", "fault"),
+    [
+        ("kind: coco", "{a: {path: x.json, images: x}, b: {path: y.json}}", ""),
+        ("kind: webdataset", "{a: {path: x.tar}}", ""),
+        ("kind: table", "{a: {path: x.csv}}", ""),
+        ("kind: table, rows: [{image: a.png}]", "{a: {path: x.csv}}", ""),
+        ("kind: coco", "{a: {path: x.json}, b: {file: y.txt}}", "source has no path"),
+        ("kind: coco", "{a: {images: x}}", "split 'a' is none of"),
+        ("kind: table, path: a, rows: []", "{a: {path: x.csv}}", "either a path or rows"),
+        ("kind: hub", "{a: {path: x}}", "source has no path, which a source of kind hub needs"),
+    ],
+)
+def test_paths_that_only_the_splits_have(
+    tmp_path: Path, source: str, splits: str, fault: str
+) -> None:
+    path = write(tmp_path, f"name: x\nsource: {{{source}}}\nsplits: {splits}\n")
+    if not fault:
+        assert "path" not in read_manifest(path).source
+        return
+    with pytest.raises(DataError, match=fault):
+        read_manifest(path)
 
 
 def test_a_name_that_is_not_there() -> None:

@@ -27,7 +27,7 @@ def test_the_starter_knows_everyday_things(starter: DualEncoder) -> None:
 def test_the_tower_is_the_classifier_of_its_weights(starter: DualEncoder) -> None:
     """The weights are in the right places: the tower's own classifier knows a cat and a cup."""
     from clipkit.encode import encode_images
-    from clipkit.models.from_open_clip import imagenet_class_names
+    from clipkit.imagenet import imagenet_class_names
 
     data = load_data("skimage_photos")
     images = [s.image for s in data if s.label in ("cat", "cup of coffee")]

@@ -8,9 +8,9 @@ import torch
 from clipkit.classify.prompts import resolve_templates
 from clipkit.data import load_data
 from clipkit.errors import ConfigError
+from clipkit.imagenet import imagenet_class_names
 from clipkit.models import starter_towers
 from clipkit.models.dual_encoder import DualEncoder
-from clipkit.models.from_open_clip import imagenet_class_names
 from clipkit.models.projections import Projection
 from clipkit.models.starter import starter_classifier
 from clipkit.models.trainable import set_trainable
@@ -63,7 +63,7 @@ def test_the_terms_equal_a_slow_loop(
     torch.manual_seed(4)
     torch.randint(1, (1000,))
     chosen = torch.randint(1000, (5,))
-    names = towers.project_text(cache.text_tower(towers, list(imagenet_class_names())))
+    names = towers.project_text(cache.text_tower(towers, list(imagenet_class_names(unique=False))))
     prototypes = (features.mean(0) + terms._directions[chosen]).clamp(0, 6)
     scale = towers.logit_scale
     direct = torch.stack(
