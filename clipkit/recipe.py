@@ -20,6 +20,7 @@ from clipkit.losses import LOSSES
 from clipkit.models import DualEncoder, load, paired_towers, starter_towers
 from clipkit.models.trainable import TRAINABLE
 from clipkit.packages import shipped_folder
+from clipkit.sentences import LongCaptions
 from clipkit.train.class_directions import ClassDirections
 from clipkit.train.optim import SCHEDULES, OptimSettings
 
@@ -40,6 +41,9 @@ class DataSettings:
         caption_column: column with the caption.
         label_column: column with the label.
         root: folder that relative image paths start from.
+        long_captions: what stands for a caption with more tokens than the model reads: its "head",
+            one "sentence" of it, drawn anew each epoch, or all of it in "pieces" whose features are
+            averaged, in training and by the trained model ever after.
     """
 
     train: str
@@ -47,6 +51,7 @@ class DataSettings:
     caption_column: str | None = None
     label_column: str | None = None
     root: str | None = None
+    long_captions: LongCaptions = "head"
 
 
 @dataclass(frozen=True, slots=True)

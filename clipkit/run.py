@@ -11,11 +11,12 @@ from clipkit.data.rejects import Rejects
 from clipkit.models import DualEncoder
 from clipkit.models.trainable import set_dropout, set_trainable
 from clipkit.recipe import Plan, read_recipe
-from clipkit.train.feature_cache import FeatureCache, Report
+from clipkit.train.feature_cache import FeatureCache
 from clipkit.train.loop import FitResult, StepReport, fit
 from clipkit.train.processes import is_main_process, wait_for_everyone
 from clipkit.train.run_log import RunFolder
 from clipkit.train.scores import Scoring
+from clipkit.types import PartProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def train(
     overrides: Sequence[str] = (),
     *,
     restart: bool = False,
-    on_encode: Report | None = None,
+    on_encode: PartProgress | None = None,
     on_progress: Callable[[StepReport], None] | None = None,
 ) -> TrainResult:
     """Train as a recipe says, scoring before and after, and write the run folder.
@@ -67,6 +68,8 @@ def train(
     data = plan.load_data()
     torch.manual_seed(settings.seed)
     model = plan.make_model()
+    if plan.data.long_captions == "pieces":
+        model.long_texts = "pieces"
     parameters = set_trainable(model, settings.trainable)
     set_dropout(
         model,
@@ -79,7 +82,7 @@ def train(
     ]
     main = is_main_process()
     run = RunFolder(settings.out, recipe=plan.yaml(), restart=restart, writes=main)
-    cache = FeatureCache(report=on_encode)
+    cache = FeatureCache(report=on_encode, max_rejected=settings.max_rejected)
     try:
         run.log("start", data=data.fingerprint(), rows=len(data), parameters=parameters)
         result = fit(
@@ -99,6 +102,7 @@ def train(
             flip=settings.flip,
             drop_last=settings.drop_last,
             workers=settings.workers,
+            long_captions=plan.data.long_captions,
             precision=settings.precision,
             class_directions=plan.make_class_directions() if plan.make_class_directions else None,
             on_progress=on_progress,
@@ -134,6 +138,11 @@ def _metrics(
         "training_seconds": round(result.seconds, 2),
         "final_loss": result.loss,
         "data": {"train": plan.data.train, "fingerprint": fingerprint, "rows": rows},
+        "captions": {
+            "seen": result.captions_seen,
+            "cut": result.captions_cut,
+            "long_captions": plan.data.long_captions,
+        },
         "parameters": {
             part: {"trained": trained, "frozen": still}
             for part, (trained, still) in parameters.items()

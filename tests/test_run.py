@@ -75,3 +75,12 @@ def test_everything_trains_too(recipe: Path) -> None:
     saved = load(result.folder / "model")
     with torch.inference_mode():
         assert torch.equal(saved.encode_image(images), result.model.encode_image(images))
+
+
+@pytest.mark.parametrize("how", ["head", "sentence", "pieces"])
+def test_long_captions_are_counted(recipe: Path, corrupt: Path, how: str) -> None:
+    (corrupt / "red0.txt").write_text("a red square. " * 9)
+    result = clipkit.train(recipe, ["epochs=1", f"data.long_captions={how}"])
+    assert result.metrics["captions"] == {"seen": 17, "cut": 1, "long_captions": how}
+    kept = load(result.folder / "model").long_texts
+    assert kept == ("pieces" if how == "pieces" else "head")

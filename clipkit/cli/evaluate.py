@@ -25,32 +25,51 @@ def evaluate(
         str | None, typer.Option(help="Prompts of zero_shot: none, plain, simple, imagenet.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file.")] = None,
+    max_rejected: Annotated[
+        float, typer.Option(help="Largest share of rows that may be unusable.")
+    ] = 0.01,
 ) -> None:
     """Score a model: retrieval where there are captions, zero-shot where there are labels."""
     if task is not None and task not in TASKS:
         raise ConfigError(f"--task {task!r} is unknown{did_you_mean(task, TASKS)}")
-    from clipkit.data import load_data
+    from clipkit.data import Rejects, load_data
     from clipkit.evaluate import Retrieval, ZeroShot
+    from clipkit.evaluate.encoder import DirectEncoder
     from clipkit.models import load
     from clipkit.report import terminal
 
     encoder = load(model)
     metrics: dict[str, dict[str, float]] = {}
     fingerprints = {}
-    with terminal.bars() as follow:
+    rejects = Rejects(max_rejected)
+    with terminal.Bars() as bars:
+        direct = DirectEncoder(max_rejected=max_rejected, keep=True, report=bars.show)
         for name in data:
-            dataset = load_data(name, progress=follow("drawing pictures"))
+            dataset = load_data(name, progress=bars.follow("drawing pictures"))
+            rejects.rows += dataset.rejects
             fingerprints[name] = dataset.fingerprint()
             labels = {sample.label for sample in dataset if sample.label is not None}
             if task != "zero_shot" and any(sample.captions for sample in dataset):
-                metrics[f"{name} retrieval"] = Retrieval(data=dataset)(encoder)
+                metrics[f"{name} retrieval"] = Retrieval(data=dataset)(encoder, direct)
             if task != "retrieval" and len(labels) > 1:
-                scores = ZeroShot(data=dataset, templates=templates)(encoder)
+                scores = ZeroShot(data=dataset, templates=templates)(encoder, direct)
                 metrics[f"{name} zero_shot"] = scores
             if not any(key.startswith(f"{name} ") for key in metrics):
                 raise DataError(f"{name} has neither captions nor labels that {task or 'it'} needs")
+    rejects.rows += direct.rejects.values()
     terminal.out().print(terminal.scores(metrics))
+    if len(rejects):
+        terminal.out().print(rejects.summary(), markup=False, soft_wrap=True)
     if out is not None:
-        content = {"model": encoder.fingerprint(), "data": fingerprints, "metrics": metrics}
+        content = {
+            "model": encoder.fingerprint(),
+            "data": fingerprints,
+            "metrics": metrics,
+            "rejected": dict(rejects.reasons()),
+        }
         out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        terminal.out().print(f"scores  {out}")
+        terminal.out().print(f"scores  {out}", markup=False)
+        if len(rejects):
+            listed = out.with_name("rejects.jsonl")
+            rejects.write(listed)
+            terminal.out().print(f"every rejected row: {listed}", markup=False)

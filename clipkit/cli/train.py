@@ -40,6 +40,15 @@ def train(
     rejected = result.metrics["rejected"]
     if rejected:
         out.print(f"{rejected} rows could not be used: {result.folder / 'rejects.jsonl'}")
+    captions = result.metrics["captions"]
+    if captions["cut"]:
+        told = {"head": "their beginnings", "sentence": "one sentence", "pieces": "their pieces"}
+        out.print(
+            f"{captions['cut']:,} of {captions['seen']:,} captions have more than the"
+            f" {result.model.context_length} tokens that the model reads, which was shown"
+            f" {told[captions['long_captions']]} (data.long_captions: head, sentence or pieces)",
+            soft_wrap=True,
+        )
     model = result.folder / "model"
     out.print(f"run    {result.folder}  (recipe.yaml, metrics.json, log.jsonl)")
     out.print(f"model  {model}")

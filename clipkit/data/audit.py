@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Int
 
 from clipkit.data.dataset import Dataset, text_key
-from clipkit.data.survey import CountTokens, Survey, take_survey
+from clipkit.data.survey import Survey, take_survey
 from clipkit.errors import DataError
+from clipkit.sentences import CountTokens
 from clipkit.types import PartProgress, Reject
 
 EXAMPLES = 5

@@ -22,12 +22,8 @@ from clipkit.types import Preprocessing, Reject, Sample
 
 Pixels = UInt8[np.ndarray, "height width channels"]
 
-_ORDER, _CAPTION, _CROP, _FLIP = (
-    0,
-    1,
-    2,
-    3,
-)  # streams of randomness that must not repeat one another
+# Streams of randomness that must not repeat one another.
+_ORDER, _CAPTION, _CROP, _FLIP, _SENTENCE = range(5)
 
 
 def sample_order(n: int, *, seed: int, epoch: int) -> Int[np.ndarray, " rows"]:
@@ -36,23 +32,14 @@ def sample_order(n: int, *, seed: int, epoch: int) -> Int[np.ndarray, " rows"]:
     return order
 
 
-def caption_choice(
-    counts: Int[np.ndarray, " rows"], *, seed: int, epoch: int
-) -> Int[np.ndarray, " rows"]:
-    """Return which of its captions each row shows in one epoch: a function of its arguments.
-
-    Args:
-        counts: how many captions each row has, at least one.
-        seed: of the run.
-        epoch: counted from 0.
-    """
-    chosen: np.ndarray = (caption_draws(len(counts), seed=seed, epoch=epoch) * counts).astype(int)
-    return chosen
-
-
 def caption_draws(n: int, *, seed: int, epoch: int) -> Float[np.ndarray, " rows"]:
     """Return for each row how far down its captions the one lies that it shows, from 0 to 1."""
     return np.random.default_rng([seed, epoch, _CAPTION]).random(n)
+
+
+def sentence_draws(n: int, *, seed: int, epoch: int) -> Float[np.ndarray, " rows"]:
+    """Return how far down the sentences of its caption the one lies that a row shows, 0 to 1."""
+    return np.random.default_rng([seed, epoch, _SENTENCE]).random(n)
 
 
 def flip_choice(n: int, *, seed: int, epoch: int) -> Bool[np.ndarray, " rows"]:

@@ -3,7 +3,7 @@
 import hashlib
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,10 +16,8 @@ from clipkit.data.decode import ImageFacts, inspect_image
 from clipkit.data.hashing import stored_bytes
 from clipkit.errors import ImageError
 from clipkit.packages import default_threads
+from clipkit.sentences import CountTokens
 from clipkit.types import FileSlice, ImageSource, Progress, Reject, Sample
-
-CountTokens = Callable[[Sequence[str]], Sequence[int]]
-"""How many tokens each of some texts has, the special ones counted, when nothing is cut."""
 
 NO_IMAGE = "row has no image"
 

@@ -15,10 +15,15 @@ from transformers import PreTrainedTokenizerBase
 from clipkit.errors import ModelError
 from clipkit.types import Preprocessing
 
-Tokens = Mapping[str, Int[Tensor, "batch tokens"]]
+Tokens = Mapping[str, Int[Tensor, "..."]]
+"""`input_ids` and `attention_mask` [pieces, tokens]; of texts in pieces, their `owner` [pieces]."""
+
 Similarity = Literal["softmax", "sigmoid"]
+LongTexts = Literal["head", "pieces"]
 
 MAX_LOGIT_SCALE = 100.0
+MAX_PIECES = 32
+"""Of a text in pieces, more than these are not read."""
 
 
 class DualEncoder(nn.Module):
@@ -36,6 +41,9 @@ class DualEncoder(nn.Module):
         similarity: "softmax" for models trained with the symmetric softmax loss, "sigmoid" for
             those trained with the pairwise sigmoid loss (which also have a `logit_bias`).
         logit_scale: initial multiplier of the cosine, in [1, 100].
+        long_texts: of a text with more than `context_length` tokens, "head" reads the beginning;
+            "pieces" reads all of it, cut into pieces whose features are averaged, each weighted by
+            its number of tokens.
         name: what `clipkit.load` takes to load this model again, where there is such a name.
     """
 
@@ -54,6 +62,7 @@ class DualEncoder(nn.Module):
         architecture: dict[str, Any],
         similarity: Similarity = "softmax",
         logit_scale: float = 1 / 0.07,
+        long_texts: LongTexts = "head",
         name: str = "",
     ) -> None:
         """Keep the parts; `log_logit_scale` is the learned parameter."""
@@ -70,6 +79,7 @@ class DualEncoder(nn.Module):
         self.context_length = context_length
         self.architecture = architecture
         self.similarity: Similarity = similarity
+        self.long_texts: LongTexts = long_texts
         self.name = name
 
     @property
@@ -100,7 +110,18 @@ class DualEncoder(nn.Module):
 
     def encode_text(self, tokens: Tokens) -> Float[Tensor, "batch dim"]:
         """Return `text_features` of what `tokenize` gave: L2-normalised, float32."""
-        return self.project_text(self.text_tower(tokens))
+        return self.project_text(self.text_tower_features(tokens))
+
+    def text_tower_features(self, tokens: Tokens) -> Float[Tensor, "batch features"]:
+        """Return what the text tower gives for each text, those of pieces averaged."""
+        features: Tensor = self.text_tower(tokens)
+        if "owner" not in tokens:
+            return features
+        owner = tokens["owner"]
+        texts = int(owner[-1]) + 1  # the host waits for the device
+        lengths = tokens["attention_mask"].sum(1, keepdim=True).to(features.dtype)
+        total = features.new_zeros(texts, features.shape[1]).index_add(0, owner, features * lengths)
+        return total / lengths.new_zeros(texts, 1).index_add(0, owner, lengths)
 
     def project_image(
         self, features: Float[Tensor, "batch features"]
@@ -112,10 +133,14 @@ class DualEncoder(nn.Module):
         """Project what the text tower gave into the joint space; L2-normalised, float32."""
         return nn.functional.normalize(self.text_projection(features).float(), dim=-1)
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, Int[Tensor, "batch tokens"]]:
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Int[Tensor, "..."]]:
         """Tokenise to the longest text of the batch, cut at `context_length`, on the CPU.
 
         The towers mask their padding, so a text's features do not depend on its neighbours.
+
+        Returns:
+            `input_ids` and `attention_mask` [batch, tokens]; where `long_texts` is "pieces",
+            [pieces, tokens] and `owner` [pieces], the text that each piece is from, ascending.
         """
         if isinstance(texts, str):
             raise ModelError("tokenize takes a list of texts, not one string: write [text]")
@@ -124,9 +149,16 @@ class DualEncoder(nn.Module):
             padding=True,
             truncation=True,
             max_length=self.context_length,
+            return_overflowing_tokens=self.long_texts == "pieces",
             return_tensors="pt",
         )
-        return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+        found = {name: tokens[name] for name in ("input_ids", "attention_mask")}
+        if self.long_texts == "head":
+            return found
+        owner = tokens["overflow_to_sample_mapping"]
+        first = torch.searchsorted(owner, owner)  # where each piece's text begins
+        kept = torch.arange(len(owner)) - first < MAX_PIECES
+        return {name: value[kept] for name, value in {**found, "owner": owner}.items()}
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text has before any is cut, the special ones counted."""
@@ -159,6 +191,8 @@ class DualEncoder(nn.Module):
             "similarity": self.similarity,
             "vocabulary": len(self.tokenizer),
         }
+        if self.long_texts != "head":
+            settings["long_texts"] = self.long_texts
         digest.update(json.dumps(settings, sort_keys=True).encode())
         for part in ("image_tower", "text_tower", "image_projection", "text_projection"):
             digest.update(state_digest(getattr(self, part)).encode())

@@ -86,7 +86,11 @@ def _write(model: DualEncoder, folder: Path, training_data: Sequence[str]) -> No
         "format": FORMAT,
         "architecture": architecture,
         "preprocessing": asdict(model.preprocessing),
-        "tokenizer": {"folder": "tokenizer", "context_length": model.context_length},
+        "tokenizer": {
+            "folder": "tokenizer",
+            "context_length": model.context_length,
+            "long_texts": model.long_texts,
+        },
         "similarity": model.similarity,
         "fingerprint": model.fingerprint(),
         "training_data": list(training_data),
@@ -119,6 +123,7 @@ def load_model(folder: str | Path) -> DualEncoder:
         name=str(root.resolve()),
     )
     model.architecture = architecture
+    model.long_texts = settings.get("long_texts", "head")
     try:
         state = load_file(root / WEIGHTS)
     except SafetensorError as error:

@@ -12,14 +12,16 @@ from clipkit.data.dataset import Dataset, text_key
 from clipkit.data.loader import (
     Loader,
     batch_bounds,
-    caption_choice,
     caption_draws,
     flip_choice,
     sample_order,
+    sentence_draws,
 )
 from clipkit.data.preprocess import normalize
 from clipkit.errors import ConfigError, DataError
 from clipkit.models.dual_encoder import DualEncoder
+from clipkit.sentences import LongCaptions
+from clipkit.train.captions import CaptionTable, Shortener
 from clipkit.train.feature_cache import FeatureCache, frozen
 from clipkit.types import Reject
 
@@ -60,6 +62,12 @@ class PairBatches:
         drop_last: leave out the pairs that do not fill a last batch; else each pair is seen once an
             epoch, in batches whose sizes differ by one at most.
         workers: threads that decode where nothing is cached, see `Loader`.
+        long_captions: what stands for a caption that is longer than the model reads; for "pieces"
+            the model's own `long_texts` says so too.
+
+    Attributes:
+        skipped: rows whose images could not be decoded.
+        shorten: counts the captions that were looked at, and those that the model cuts.
 
     Raises:
         DataError: when fewer than two rows can be used.
@@ -79,6 +87,7 @@ class PairBatches:
         process_count: int = 1,
         drop_last: bool = False,
         workers: int | None = None,
+        long_captions: LongCaptions = "head",
     ) -> None:
         """Encode what is frozen."""
         self.model = model
@@ -89,6 +98,7 @@ class PairBatches:
         self.process_count = process_count
         self.drop_last = drop_last
         self.workers = workers
+        self.shorten = Shortener(model, long_captions)
         self.data = data
         self.skipped: list[Reject] = []
         self.rows = data.captioned()
@@ -111,6 +121,7 @@ class PairBatches:
                 f" process{'es' * (process_count > 1)}: each needs two"
             )
         self.text_features: Tensor | None = None
+        self.captions: CaptionTable | None = None
         if self.image_features is not None or (frozen(model.text_tower) and few):
             self._encode_captions(cache)
 
@@ -129,12 +140,10 @@ class PairBatches:
     def _encode_captions(self, cache: FeatureCache) -> None:
         """Number the captions, and have a frozen tower encode them."""
         told = [self.data[int(row)].captions for row in self.rows]
-        self.counts = torch.tensor([len(captions) for captions in told])
-        self.first = self.counts.cumsum(0) - self.counts
-        self.captions = [caption for captions in told for caption in captions]
-        self.caption_keys = torch.tensor([text_key(caption) for caption in self.captions])
+        shown = self.shorten([caption for captions in told for caption in captions])
+        self.captions = CaptionTable(told, shown)
         if frozen(self.model.text_tower):
-            self.text_features = cache.text_tower(self.model, self.captions)
+            self.text_features = cache.text_tower(self.model, self.captions.texts)
 
     def __len__(self) -> int:
         """Return the steps of an epoch."""
@@ -142,25 +151,22 @@ class PairBatches:
 
     def epoch(self, epoch: int) -> Iterator[PairBatch]:
         """Yield this process's share of the batches of one epoch."""
-        if self.image_features is None:
+        if self.image_features is None or self.captions is None:
             yield from self._live(epoch)
             return
         n = len(self.rows)
         order = torch.from_numpy(sample_order(n, seed=self.seed, epoch=epoch))
-        choice = torch.from_numpy(caption_choice(self.counts.numpy(), seed=self.seed, epoch=epoch))
         mirror = torch.from_numpy(flip_choice(n, seed=self.seed, epoch=epoch))
+        shown = self.captions.drawn(seed=self.seed, epoch=epoch)
         for start, end in self.bounds:
             rows = order[start + self.process_index : end : self.process_count]
             images = self.image_features[rows]
             if self.mirrored_features is not None:
                 images = torch.where(mirror[rows, None], self.mirrored_features[rows], images)
-            at = (self.first + choice)[rows]
-            texts: Tensor | list[str]
-            if self.text_features is None:
-                texts = [self.captions[place] for place in at.tolist()]
-            else:
-                texts = self.text_features[at]
-            yield self._batch(images, texts, self.image_keys[rows], self.caption_keys[at])
+            at = shown[rows]
+            yield self._batch(
+                images, self._texts(at), self.image_keys[rows], self.captions.keys[at]
+            )
 
     def _live(self, epoch: int) -> Iterator[PairBatch]:
         """Yield batches whose images are decoded now and whose captions are read now."""
@@ -178,23 +184,34 @@ class PairBatches:
             position=(epoch, 0),
         )
         n = len(self.rows)
-        draws = caption_draws(n, seed=self.seed, epoch=epoch)
+        caption = caption_draws(n, seed=self.seed, epoch=epoch)
+        sentence = sentence_draws(n, seed=self.seed, epoch=epoch)
+        shown = self.captions.drawn(seed=self.seed, epoch=epoch) if self.captions else None
         mirror = torch.from_numpy(flip_choice(n if self.flip else 0, seed=self.seed, epoch=epoch))
         for batch in loader.epoch():
             images = normalize(batch.pixels.to(self.model.device), self.model.preprocessing)
             if self.flip:
                 turned = mirror[batch.indices].to(images.device)[:, None, None, None]
                 images = torch.where(turned, images.flip(-1), images)
-            told = list(zip(batch.indices, batch.captions, strict=True))
-            chosen = [int(draws[at] * len(captions)) for at, captions in told]
-            texts: Tensor | list[str]
-            texts = [captions[which] for (_, captions), which in zip(told, chosen, strict=True)]
-            keys = torch.tensor([text_key(caption) for caption in texts])
-            if self.text_features is not None:
-                texts = self.text_features[self.first[batch.indices] + torch.tensor(chosen)]
-            yield self._batch(images, texts, torch.tensor(batch.keys), keys)
+            image_keys = torch.tensor(batch.keys)
+            if shown is not None and self.captions is not None:
+                at = shown[batch.indices]
+                yield self._batch(images, self._texts(at), image_keys, self.captions.keys[at])
+                continue
+            told = zip(batch.captions, caption[batch.indices], strict=True)
+            parts = self.shorten([captions[int(x * len(captions))] for captions, x in told])
+            cut = zip(parts, sentence[batch.indices], strict=True)
+            texts = [some[int(x * len(some))] for some, x in cut]
+            keys = torch.tensor([text_key(text) for text in texts])
+            yield self._batch(images, texts, image_keys, keys)
         known = {reject.id for reject in self.skipped}
         self.skipped += [reject for reject in loader.rejects if reject.id not in known]
+
+    def _texts(self, at: Int[Tensor, " batch"]) -> Tensor | list[str]:
+        """Return some of the numbered texts, or their features where those are known."""
+        if self.text_features is not None:
+            return self.text_features[at]
+        return [self.captions.texts[place] for place in at.tolist()] if self.captions else []
 
     def _batch(
         self, images: Tensor, texts: Tensor | list[str], image_keys: Tensor, text_keys: Tensor

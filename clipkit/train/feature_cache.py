@@ -20,13 +20,10 @@ from torch import Tensor, nn
 from clipkit.data.dataset import Dataset
 from clipkit.encode import encode_images, encode_texts
 from clipkit.errors import DataError
-from clipkit.evaluate.encoder import DirectEncoder
+from clipkit.evaluate.encoder import DirectEncoder, check_rejects
 from clipkit.models.dual_encoder import DualEncoder, state_digest
 from clipkit.packages import cache_folder, replace_file
-from clipkit.types import Reject
-
-Report = Callable[[str, int, int | None], None]
-"""Called with what is being encoded, how much of it is done, and how much there is."""
+from clipkit.types import PartProgress, Reject
 
 CHUNK = 4096
 
@@ -43,16 +40,24 @@ class FeatureCache:
         folder: where the files go; `$CLIPKIT_CACHE/features` (or `~/.cache/clipkit/features`)
             when `None`.
         report: told how far the encoding is.
+        max_rejected: the largest share of an evaluated data set's rows that may be unusable.
 
     Attributes:
         rejects: images that could not be read, over all data sets encoded so far.
     """
 
-    def __init__(self, folder: Path | None = None, report: Report | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        report: PartProgress | None = None,
+        *,
+        max_rejected: float = 0.01,
+    ) -> None:
         """Make the folder."""
         self.folder = folder or cache_folder() / "features"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.report = report
+        self.max_rejected = max_rejected
         self.rejects: dict[str, Reject] = {}
         self._memory: dict[str, tuple[Tensor, Tensor, dict[str, str]]] = {}
         self._digests: dict[int, tuple[nn.Module, str]] = {}
@@ -62,9 +67,18 @@ class FeatureCache:
     ) -> tuple[Float[Tensor, "images dim"], list[int]]:
         """Return image features in the joint space, and the rows they belong to."""
         if not frozen(model.image_tower):
-            return DirectEncoder().images(model, data)
+            direct = DirectEncoder(max_rejected=self.max_rejected)
+            try:
+                return direct.images(model, data)
+            finally:
+                self.rejects.update(direct.rejects)
         features, rows = self.image_tower(model, data)
+        check_rejects(data, self.rejected(data), self.max_rejected)
         return _in_chunks(model.project_image, features, model), rows
+
+    def rejected(self, data: Dataset) -> list[Reject]:
+        """Return the rows of a data set whose images could not be read."""
+        return [reject for reject in self.rejects.values() if reject.where == data.name]
 
     def texts(self, model: DualEncoder, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
         """Return text features in the joint space."""
@@ -124,11 +138,14 @@ class FeatureCache:
             what: names the texts in reports.
         """
         digest = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
-        key = self._key("text", model.text_tower, str(model.context_length), digest)
+        settings = f"{model.context_length} {model.long_texts}"
+        key = self._key("text", model.text_tower, settings, digest)
 
         def encode() -> tuple[Tensor, Tensor, dict[str, str]]:
             progress = self._progress(what, len(texts))
-            features = encode_texts(model, texts, encode=model.text_tower, progress=progress)
+            features = encode_texts(
+                model, texts, encode=model.text_tower_features, progress=progress
+            )
             return features, torch.arange(len(texts)), {}
 
         return self._get(key, encode)[0]

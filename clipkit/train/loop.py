@@ -4,18 +4,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from clipkit.data.dataset import Dataset
-from clipkit.data.rejects import Rejects
 from clipkit.errors import ClipkitError
+from clipkit.evaluate.encoder import check_rejects
 from clipkit.losses import positives_by_content
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.projections import Projection
+from clipkit.sentences import LongCaptions
 from clipkit.train.batches import PairBatches
 from clipkit.train.class_directions import ClassDirections
 from clipkit.train.feature_cache import FeatureCache, frozen
@@ -81,6 +81,8 @@ class FitResult:
         steps: steps taken.
         seconds: time in the loop, evaluation and encoding apart.
         loss: of the last step, in nats.
+        captions_seen: captions that were looked at: all of them, or those drawn.
+        captions_cut: how many of them have more tokens than the model reads.
     """
 
     before: Scores
@@ -89,6 +91,8 @@ class FitResult:
     steps: int
     seconds: float
     loss: float
+    captions_seen: int
+    captions_cut: int
 
 
 def fit(
@@ -109,6 +113,7 @@ def fit(
     flip: bool = False,
     drop_last: bool = False,
     workers: int | None = None,
+    long_captions: LongCaptions = "head",
     precision: str = "auto",
     class_directions: ClassDirections | None = None,
     on_progress: Callable[[StepReport], None] | None = None,
@@ -133,6 +138,7 @@ def fit(
         flip: mirror half of the training images.
         drop_last: leave out the pairs that do not fill an epoch's last batch.
         workers: threads that decode images, of each process; the cores, at most 8, when `None`.
+        long_captions: what stands for a caption with more tokens than the model reads.
         precision: "auto" (bf16 on a GPU, else float32), "bf16" or "float32".
         class_directions: a second term over the classes of the image tower's own classifier.
         on_progress: told about the run about twice a second.
@@ -154,6 +160,7 @@ def fit(
         flip=flip,
         drop_last=drop_last,
         workers=workers,
+        long_captions=long_captions,
         process_index=accelerator.process_index,
         process_count=accelerator.num_processes,
     )
@@ -162,7 +169,7 @@ def fit(
         class_directions.prepare(model, batches.image_features, cache)
     before = score(model, scorings, cache)
     run.log("before", scores=before)
-    _check_rejects(data, cache, max_rejected)
+    check_rejects(data, cache.rejected(data), max_rejected)
 
     torch.manual_seed(seed)
     pairs = Pairs(model, cached_images=batches.image_features is not None)
@@ -212,8 +219,17 @@ def fit(
     run.log("after", step=kept.step, scores=after)
     for reject in batches.skipped:
         cache.rejects[f"{data.name}/{reject.id}"] = reject
-    _check_rejects(data, cache, max_rejected)
-    return FitResult(before, after, kept.step, steps, seconds, total.item())
+    check_rejects(data, cache.rejected(data), max_rejected)
+    return FitResult(
+        before,
+        after,
+        kept_step=kept.step,
+        steps=steps,
+        seconds=seconds,
+        loss=total.item(),
+        captions_seen=batches.shorten.seen,
+        captions_cut=batches.shorten.cut,
+    )
 
 
 def standardise_projections(model: DualEncoder, batches: PairBatches) -> None:
@@ -322,10 +338,3 @@ def _check_finite(loss: float, step: int, run: RunFolder) -> None:
             f"the loss is {loss} at step {step}: lower optim.lr, lengthen optim.warmup_steps,"
             " or train with precision=float32"
         )
-
-
-def _check_rejects(data: Dataset, cache: FeatureCache, max_rejected: float) -> None:
-    """Stop when too many rows of the training data cannot be used."""
-    known: list[Any] = [*data.rejects]
-    known += [reject for reject in cache.rejects.values() if reject.where == data.name]
-    Rejects(max_rejected, known).check(len(data) + len(data.rejects), final=True)

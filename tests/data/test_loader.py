@@ -1,3 +1,5 @@
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -5,17 +7,18 @@ import pytest
 import torch
 
 from clipkit.data import load_data
+from clipkit.data.hashing import stored_bytes
 from clipkit.data.loader import (
     Batch,
     Loader,
     batch_bounds,
-    caption_choice,
+    caption_draws,
     flip_choice,
     sample_order,
 )
 from clipkit.data.preprocess import load_pixels
 from clipkit.errors import ConfigError, DataError
-from clipkit.types import Preprocessing, Sample
+from clipkit.types import ImageSource, Preprocessing, Sample
 
 SMALL = Preprocessing(size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -39,7 +42,12 @@ def test_order_is_a_pure_permutation() -> None:
 
 def test_each_caption_gets_its_turn() -> None:
     counts = np.array([1, 2, 5])
-    draws = np.stack([caption_choice(counts, seed=0, epoch=epoch) for epoch in range(300)])
+    draws = np.stack(
+        [
+            (caption_draws(len(counts), seed=0, epoch=epoch) * counts).astype(int)
+            for epoch in range(300)
+        ]
+    )
     assert [sorted(set(draws[:, row].tolist())) for row in range(3)] == [[0], [0, 1], [*range(5)]]
     assert 60 <= flip_choice(140, seed=0, epoch=0).sum() <= 80
 
@@ -165,6 +173,40 @@ def test_some_of_the_rows(photos: Path) -> None:
     assert image is not None
     pixels = batch.pixels[batch.indices.index(2)]
     np.testing.assert_array_equal(pixels.numpy(), load_pixels(image, SMALL))
+
+
+@pytest.fixture
+def hangs(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Have the reading of one image hang, and the loader wait for it no longer than a second."""
+    name, release = "white2.png", threading.Event()
+
+    def reader(image: ImageSource) -> bytes:
+        if isinstance(image, Path) and image.name == name:
+            release.wait(60)
+        return stored_bytes(image)
+
+    monkeypatch.setattr("clipkit.data.loader.stored_bytes", reader)
+    monkeypatch.setattr("clipkit.data.ahead.STALL_SECONDS", 1.0)
+    yield name
+    release.set()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_row_that_hangs_ends_the_epoch_with_its_name(
+    photos: Path, hangs: str, workers: int
+) -> None:
+    data = load_data(photos)
+    stuck = next(row for row, sample in enumerate(data) if sample.id == hangs)
+    order = sample_order(18, seed=0, epoch=0).tolist()
+    expected = [order[a:b] for a, b in batch_bounds(18, 4, drop_last=False)]
+    before = next(at for at, part in enumerate(expected) if stuck in part)
+    assert before > 0
+    hanging, seen = loader(photos, workers=workers), []
+    with pytest.raises(DataError, match=f"row '{hangs}' is not read after 1 seconds"):
+        for batch in hanging.epoch():
+            seen.append(batch)
+    assert rows(seen) == expected[:before]
+    assert hanging.position == (0, before)
 
 
 def test_nothing_to_load(tmp_path: Path, photos: Path) -> None:

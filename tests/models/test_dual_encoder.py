@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clipkit.errors import ModelError
-from clipkit.models.dual_encoder import DualEncoder, state_digest
+from clipkit.models.dual_encoder import MAX_PIECES, DualEncoder, state_digest
 
 Make = Callable[..., DualEncoder]
 
@@ -32,6 +32,38 @@ def test_texts_are_cut_at_the_context_length(model: DualEncoder) -> None:
     assert model.tokenize(["cat"])["input_ids"].shape[1] == 3
     with pytest.raises(ModelError, match="list of texts"):
         model.tokenize("cat")  # a string is a sequence of strings, and never what is meant
+
+
+def test_tokens_are_counted_before_any_is_cut(model: DualEncoder) -> None:
+    assert model.count_tokens(["cat", "a red cat", "cat " * 500]) == [3, 5, 502]
+
+
+def test_a_long_text_in_pieces_is_the_mean_of_its_pieces(model: DualEncoder) -> None:
+    words = "a photo of the red green blue yellow black white square picture one good cat dog in"
+    room = model.context_length - 2
+    text = f"{words} {words}"
+    split = text.split()
+    pieces = [" ".join(split[at : at + room]) for at in range(0, len(split), room)]
+    assert len(pieces) == 3
+    model.long_texts = "pieces"
+    tokens = model.tokenize(["a cat", text, "dog"])
+    assert tokens["owner"].tolist() == [0, 1, 1, 1, 2]
+    features = model.text_tower_features(tokens)
+    lengths = torch.tensor([len(piece.split()) + 2.0 for piece in pieces])
+    model.long_texts = "head"
+    each = model.text_tower_features(model.tokenize(pieces))
+    mean = (each * lengths[:, None]).sum(0) / lengths.sum()
+    torch.testing.assert_close(features[1], mean, rtol=1e-4, atol=1e-5)
+    short = model.text_tower_features(model.tokenize(["a cat", "dog"]))
+    torch.testing.assert_close(features[[0, 2]], short, rtol=1e-4, atol=1e-5)
+
+
+def test_pieces_are_bounded_and_kept_in_the_fingerprint(model: DualEncoder) -> None:
+    before = model.fingerprint()
+    model.long_texts = "pieces"
+    tokens = model.tokenize(["cat " * 14 * 100, "dog"])
+    assert tokens["owner"].tolist() == [0] * MAX_PIECES + [1]
+    assert model.fingerprint() != before
 
 
 def test_frozen_towers_stay_in_evaluation_mode(model: DualEncoder) -> None:

@@ -48,6 +48,20 @@ print(model.fingerprint())
     assert done.stdout.strip() == model.fingerprint()
 
 
+def test_how_long_texts_are_read_is_kept(model: DualEncoder, tmp_path: Path) -> None:
+    model.long_texts = "pieces"
+    model.save(str(tmp_path / "model"))
+    loaded = load(tmp_path / "model")
+    assert loaded.long_texts == "pieces"
+    text = ["a red cat in the good picture " * 9]
+    with torch.inference_mode():
+        mine, theirs = (m.encode_text(m.tokenize(text)) for m in (model, loaded))
+        beginning = load(tmp_path / "model")
+        beginning.long_texts = "head"
+        assert torch.equal(mine, theirs)
+        assert not torch.equal(mine, beginning.encode_text(beginning.tokenize(text)))
+
+
 def test_the_description_explains_the_model(model: DualEncoder, tmp_path: Path) -> None:
     save_model(model, tmp_path / "model", training_data=["sha256:abc"])
     description = json.loads((tmp_path / "model" / "clipkit.json").read_text())

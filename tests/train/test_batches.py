@@ -10,6 +10,7 @@ from clipkit.encode import encode_texts
 from clipkit.errors import ConfigError, DataError
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.trainable import set_trainable
+from clipkit.sentences import LongCaptions
 from clipkit.train.batches import PairBatch, PairBatches
 from clipkit.train.feature_cache import FeatureCache
 from clipkit.types import Sample
@@ -65,8 +66,9 @@ def test_each_row_once_an_epoch_with_one_of_its_captions(
         assert sorted(image for image, _ in count) == sorted(data.image_keys())
     assert len(set().union(*counts)) > 30  # both captions are drawn
     assert counts[0] == seen(list(pairs.epoch(0)))
-    features = encode_texts(model, pairs.captions, encode=model.text_tower)
+    assert pairs.captions is not None
     assert pairs.text_features is not None
+    features = encode_texts(model, pairs.captions.texts, encode=model.text_tower)
     torch.testing.assert_close(pairs.text_features, features, rtol=1e-4, atol=1e-5)
 
 
@@ -126,3 +128,38 @@ def test_rows_that_cannot_be_used(model: DualEncoder, corrupt: Path, tmp_path: P
     assert [reject.id for reject in live.skipped] == ["red1.png"]
     with pytest.raises(DataError, match="needs two rows"):
         batches(model, Dataset("d", [Sample("a", None, ("x",)), data[0]]), tmp_path)
+
+
+LONG = (
+    "a red square. a green cat in the picture! "
+    "one good dog in the black and white square of the photo?"
+)
+
+
+@pytest.mark.parametrize("how", ["head", "sentence", "pieces"])
+def test_long_captions_are_counted_and_shown_the_same_cached_and_live(
+    model: DualEncoder, photos: Path, tmp_path: Path, how: LongCaptions
+) -> None:
+    for path in photos.glob("red*.txt"):
+        path.write_text(LONG)
+    data = load_data(photos)
+    model.long_texts = "pieces" if how == "pieces" else "head"
+    set_trainable(model, "projections")
+    cached = batches(model, data, tmp_path, long_captions=how, batch_size=18)
+    assert (cached.shorten.seen, cached.shorten.cut) == (18, 3)
+    set_trainable(model, "all")
+    live = batches(model, data, tmp_path, long_captions=how, batch_size=18)
+    model.eval()
+    keys = set()
+    for epoch in range(4):
+        mine, other = next(iter(cached.epoch(epoch))), next(iter(live.epoch(epoch)))
+        assert torch.equal(mine.text_keys, other.text_keys)
+        keys.update(mine.text_keys.tolist())
+        assert isinstance(other.texts, dict)
+        assert isinstance(mine.texts, torch.Tensor)
+        with torch.inference_mode():
+            texts = model.text_tower_features(other.texts)
+        torch.testing.assert_close(mine.texts, texts, rtol=1e-3, atol=1e-4)
+    assert (live.shorten.seen, live.shorten.cut) == (4 * 18, 4 * 3)
+    # Five colours have a caption of their own; the red pictures show their one, or its sentences.
+    assert len(keys) == (5 + 3 if how == "sentence" else 5 + 1)

@@ -1,0 +1,82 @@
+"""Which caption a row shows in an epoch, and what is shown of a caption that is too long."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from clipkit.data.dataset import text_key
+from clipkit.data.loader import caption_draws, sentence_draws
+from clipkit.models.dual_encoder import DualEncoder
+from clipkit.sentences import LongCaptions, sentences, too_long
+
+_AT_ONCE = 1024
+
+
+class CaptionTable:
+    """All captions of some rows as numbered texts: a caption is one, or its sentences are several.
+
+    Args:
+        captions: of each row, at least one.
+        shown: of each caption in that order, what may be shown of it.
+
+    Attributes:
+        texts: what may be shown, caption after caption.
+        keys: equal numbers for texts that say the same [texts].
+    """
+
+    def __init__(self, captions: Sequence[Sequence[str]], shown: Sequence[Sequence[str]]) -> None:
+        """Number the texts."""
+        self._counts, self._first = _bounds(captions)
+        self._parts, self._first_part = _bounds(shown)
+        self.texts = [text for parts in shown for text in parts]
+        self.keys = torch.tensor([text_key(text) for text in self.texts])
+
+    def drawn(self, *, seed: int, epoch: int) -> Int[Tensor, " rows"]:
+        """Return which text each row shows in one epoch: a function of the arguments alone."""
+        n = len(self._counts)
+        caption = torch.from_numpy(caption_draws(n, seed=seed, epoch=epoch))
+        chosen = self._first + (caption * self._counts).long()
+        part = torch.from_numpy(sentence_draws(n, seed=seed, epoch=epoch))
+        return self._first_part[chosen] + (part * self._parts[chosen]).long()
+
+
+class Shortener:
+    """Says what may be shown of captions, and counts those that are too long.
+
+    Args:
+        model: says how many tokens it reads.
+        long_captions: what stands for a caption that is longer.
+
+    Attributes:
+        seen: captions so far.
+        cut: how many of them are too long.
+    """
+
+    def __init__(self, model: DualEncoder, long_captions: LongCaptions) -> None:
+        """Start counting."""
+        self.model = model
+        self.long_captions = long_captions
+        self.seen = 0
+        self.cut = 0
+
+    def __call__(self, captions: Sequence[str]) -> list[list[str]]:
+        """Return for each caption itself or, where one of them is to be drawn, its sentences."""
+        over: list[int] = []
+        for at in range(0, len(captions), _AT_ONCE):
+            some = captions[at : at + _AT_ONCE]
+            over += too_long(some, self.model.count_tokens, self.model.context_length)
+        self.seen += len(captions)
+        self.cut += sum(tokens > 0 for tokens in over)
+        if self.long_captions != "sentence":
+            return [[caption] for caption in captions]
+        return [sentences(c) if tokens else [c] for c, tokens in zip(captions, over, strict=True)]
+
+
+def _bounds(
+    groups: Sequence[Sequence[str]],
+) -> tuple[Int[Tensor, " groups"], Int[Tensor, " groups"]]:
+    """Return how many members each group has, and where it begins when all stand in a line."""
+    counts = torch.tensor([len(group) for group in groups])
+    return counts, counts.cumsum(0) - counts
