@@ -7,9 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from clipkit.data.dataset import Dataset
+from clipkit.data.rejects import Rejects
 from clipkit.encode import encode_images, encode_texts
 from clipkit.errors import DataError
 from clipkit.models.dual_encoder import DualEncoder
+from clipkit.types import PartProgress, Progress, Reject
 
 
 @runtime_checkable
@@ -26,7 +28,31 @@ class Encoder(Protocol):
 
 
 class DirectEncoder:
-    """Encodes with the model at hand, and keeps nothing."""
+    """Encodes with the model at hand.
+
+    Args:
+        max_rejected: the largest share of a data set's rows that may be unusable.
+        keep: keep the features of the last data set, for several evaluators of one model that does
+            not change meanwhile.
+        report: told what is encoded, how much of it is done, and how much there is.
+
+    Attributes:
+        rejects: rows that could not be used, over all data sets, by data set and id.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_rejected: float = 0.01,
+        keep: bool = False,
+        report: PartProgress | None = None,
+    ) -> None:
+        """Start with no rejects."""
+        self.max_rejected = max_rejected
+        self.keep = keep
+        self.report = report
+        self.rejects: dict[str, Reject] = {}
+        self._kept: tuple[Dataset, DualEncoder, Tensor, list[int]] | None = None
 
     def images(
         self, model: DualEncoder, data: Dataset
@@ -35,16 +61,45 @@ class DirectEncoder:
 
         Raises:
             DataError: when none can be read.
+            RejectedError: when more than `max_rejected` of the rows cannot be used.
         """
-        rows = [row for row, sample in enumerate(data.samples) if sample.image is not None]
-        sources = (image for row in rows if (image := data[row].image) is not None)
-        features, kept, _ = encode_images(model, sources)
+        if self._kept is not None and self._kept[0] is data and self._kept[1] is model:
+            return self._kept[2], self._kept[3]
+        features, kept, errors = encode_images(
+            model, (sample.image for sample in data), progress=self._progress(data)
+        )
         if not kept:
             raise DataError(
                 f"{data.name}: none of its {len(data)} rows has an image that can be read"
             )
-        return features, [rows[index] for index in kept]
+        found = [Reject(data[row].id, reason, data.name) for row, reason in errors]
+        self.rejects.update({f"{data.name}/{reject.id}": reject for reject in found})
+        check_rejects(data, found, self.max_rejected)
+        if self.keep:
+            self._kept = (data, model, features, kept)
+        return features, kept
 
     def texts(self, model: DualEncoder, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
         """Return the features of texts."""
         return encode_texts(model, texts)
+
+    def _progress(self, data: Dataset) -> Progress | None:
+        if self.report is None:
+            return None
+        report = self.report
+        return lambda done, _: report(f"images of {data.name}", done, len(data))
+
+
+def check_rejects(data: Dataset, found: Sequence[Reject], max_rejected: float) -> None:
+    """Stop when too many rows of a data set cannot be used.
+
+    Args:
+        data: with what was rejected when it was read.
+        found: what was rejected since.
+        max_rejected: the largest share of all its rows.
+
+    Raises:
+        RejectedError: when there are more.
+    """
+    rejects = Rejects(max_rejected, [*data.rejects, *found])
+    rejects.check(len(data) + len(data.rejects), final=True)

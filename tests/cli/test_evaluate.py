@@ -21,3 +21,18 @@ def test_a_task_that_the_data_does_not_allow(run: Run, saved: Path, classes: Pat
     assert "neither captions nor labels" in result.err
     result = run("eval", saved, "--data", classes, "--task", "retreival")
     assert "did you mean 'retrieval'" in result.err
+
+
+def test_rows_that_cannot_be_used_are_told(run: Run, saved: Path, corrupt: Path) -> None:
+    out = corrupt.parent / "metrics.json"
+    result = run("eval", saved, "--data", corrupt, "--out", out)
+    assert result.code == 0
+    assert "1 row rejected: 1 cannot identify image file" in result.out
+    assert json.loads(out.read_text())["rejected"] == {"cannot identify image file": 1}
+    listed = (corrupt.parent / "rejects.jsonl").read_text()
+    assert json.loads(listed)["id"] == "red1.png"
+    (corrupt / "red2.png").write_bytes(b"")
+    result = run("eval", saved, "--data", corrupt)
+    assert result.code == 2
+    assert "max_rejected is 0.01" in result.err
+    assert run("eval", saved, "--data", corrupt, "--max-rejected", 0.2).code == 0
