@@ -13,6 +13,7 @@ import yaml
 
 from clipkit.components import check_component, check_options, filled
 from clipkit.data.dataset import Dataset
+from clipkit.data.label_captions import caption_labels
 from clipkit.data.load import load_data
 from clipkit.errors import ConfigError, did_you_mean
 from clipkit.evaluate import EVALUATORS
@@ -41,6 +42,8 @@ class DataSettings:
         caption_column: column with the caption.
         label_column: column with the label.
         root: folder that relative image paths start from.
+        label_template: caption of a row that has a label and no caption, with one `{}` for the
+            label; the manifest's first template, else "a photo of a {}.", if null.
         long_captions: what stands for a caption with more tokens than the model reads: its "head",
             one "sentence" of it, drawn anew each epoch, or all of it in "pieces" whose features are
             averaged, in training and by the trained model ever after.
@@ -51,6 +54,7 @@ class DataSettings:
     caption_column: str | None = None
     label_column: str | None = None
     root: str | None = None
+    label_template: str | None = None
     long_captions: LongCaptions = "head"
 
 
@@ -137,15 +141,16 @@ class Plan:
         return yaml.safe_dump(self.recipe, sort_keys=False, allow_unicode=True)
 
     def load_data(self) -> Dataset:
-        """Read the training data."""
+        """Read the training data; a label becomes the caption of a row that has none."""
         data = self.data
-        return load_data(
+        loaded = load_data(
             data.train,
             image_column=data.image_column,
             caption_column=data.caption_column,
             label_column=data.label_column,
             root=data.root,
         )
+        return caption_labels(loaded, data.label_template)
 
 
 def find_recipe(name: str | Path) -> Path:
@@ -222,6 +227,9 @@ def _check(raw: dict[str, Any], problems: list[str]) -> Plan | None:
     data = (
         check_options(DataSettings, full["data"] or {}, "data", problems) if "data" in raw else {}
     )
+    template = data.get("label_template")
+    if isinstance(template, str) and template.count("{}") != 1:
+        problems.append(f"data.label_template: {template!r} has not exactly one {{}} for the label")
     optim = check_options(OptimSettings, full["optim"] or {}, "optim", problems)
     if optim.get("schedule", "cosine") not in SCHEDULES:
         hint = did_you_mean(str(optim["schedule"]), SCHEDULES)

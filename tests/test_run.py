@@ -84,3 +84,10 @@ def test_long_captions_are_counted(recipe: Path, corrupt: Path, how: str) -> Non
     assert result.metrics["captions"] == {"seen": 17, "cut": 1, "long_captions": how}
     kept = load(result.folder / "model").long_texts
     assert kept == ("pieces" if how == "pieces" else "head")
+
+
+def test_labels_are_captions_where_there_are_none(recipe: Path, classes: Path) -> None:
+    result = clipkit.train(recipe, [f"data.train={classes}", "general={}", "evaluate={}"])
+    assert result.metrics["captions"]["seen"] == 12
+    with pytest.raises(ConfigError, match=r"data.label_template: 'a' has not exactly one"):
+        clipkit.train(recipe, ["data.label_template=a"])

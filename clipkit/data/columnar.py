@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from clipkit.data.cells import captions_in, image_source, row_id
 from clipkit.data.table import is_nothing
@@ -56,6 +56,7 @@ class ColumnarSamples(Sequence[Sample]):
         groups: the rows of each sample, the first of which gives all but the captions; all rows,
             each a sample, when `None`.
         starts: where in `groups` each sample begins, and the end; each row when `None`.
+        template: makes a caption of a label, in place of its one `{}`, where there are no captions.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class ColumnarSamples(Sequence[Sample]):
         root: Path,
         groups: Int[np.ndarray, " rows"] | None = None,
         starts: Int[np.ndarray, " bounds"] | None = None,
+        template: str | None = None,
     ) -> None:
         """Keep the row numbers."""
         self._rows = rows
@@ -75,6 +77,7 @@ class ColumnarSamples(Sequence[Sample]):
         self._root = root
         self._groups = groups
         self._starts = starts
+        self._template = template
         self._count = len(rows) if groups is None else len(groups)
         if starts is not None:
             self._count = len(starts) - 1
@@ -104,15 +107,37 @@ class ColumnarSamples(Sequence[Sample]):
             return []
         if self._classes is not None:
             return list(self._classes)
-        found: set[Any] = set()
+        found: set[str] = set()
+        firsts, start = self.first_rows(), 0
         for batch in self._rows.batches([self._names["label"]]):
-            found.update(batch.column(0).unique().to_pylist())
-        return sorted({str(value).strip() for value in found if not is_nothing(value)})
+            first, last = np.searchsorted(firsts, [start, start + batch.num_rows])
+            cells = batch.column(0).take(pa.array(firsts[first:last] - start))
+            start += batch.num_rows
+            values = cells if pa.types.is_nested(cells.type) else cells.unique()
+            found.update(str(v).strip() for v in values.to_pylist() if not is_nothing(v))
+        return sorted(found)
 
     @property
     def captioned(self) -> bool:
         """Whether each sample has a caption: rows without one were rejected, or there are none."""
-        return "caption" in self._names
+        return "caption" in self._names or self._template is not None
+
+    def labelled(self) -> Bool[np.ndarray, " samples"]:
+        """Return which samples have a label; only its column is read."""
+        found = np.zeros(len(self), dtype=bool)
+        if "label" not in self._names:
+            return found
+        firsts, start = self.first_rows(), 0
+        for batch in self._rows.batches([self._names["label"]]):
+            members = np.flatnonzero((firsts >= start) & (firsts < start + batch.num_rows))
+            cells = batch.column(0).take(pa.array(firsts[members] - start))
+            found[members] = [self._label_of(value) is not None for value in cells.to_pylist()]
+            start += batch.num_rows
+        return found
+
+    def captioned_by(self, template: str) -> "ColumnarSamples":
+        """Return the samples with a caption that says their label, see `template`."""
+        return self._like(self._groups, self._starts, template)
 
     def rows_digest(self) -> str:
         """Return a sha256 of the table's rows, in hex; images that are files are not read."""
@@ -133,6 +158,14 @@ class ColumnarSamples(Sequence[Sample]):
             starts = np.concatenate([[0], np.cumsum(counts)])
             within = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)
             groups = self._groups[np.repeat(self._starts[:-1][indices], counts) + within]
+        return self._like(groups, starts, self._template)
+
+    def _like(
+        self,
+        groups: Int[np.ndarray, " rows"] | None,
+        starts: Int[np.ndarray, " bounds"] | None,
+        template: str | None,
+    ) -> "ColumnarSamples":
         return ColumnarSamples(
             self._rows,
             self._names,
@@ -140,6 +173,7 @@ class ColumnarSamples(Sequence[Sample]):
             root=self._root,
             groups=groups,
             starts=starts,
+            template=template,
         )
 
     def _numbers(self, at: int) -> Sequence[Any]:
@@ -159,11 +193,12 @@ class ColumnarSamples(Sequence[Sample]):
             for each in rows:
                 captions += captions_in(each.get(names["caption"]))[0]
         metadata = {key: value for key, value in row.items() if key not in names.values()}
-        label = self._label(row)
+        label = self._label_of(row.get(names["label"]) if "label" in names else None)
+        if self._template is not None and label is not None:
+            captions = [self._template.replace("{}", label)]
         return Sample(row_id(number, row, names), image, tuple(captions), label, metadata)
 
-    def _label(self, row: Mapping[str, Any]) -> str | None:
-        value = row.get(self._names["label"]) if "label" in self._names else None
+    def _label_of(self, value: Any) -> str | None:
         if is_nothing(value):
             return None
         if self._classes is not None and isinstance(value, int):

@@ -1,0 +1,60 @@
+"""Labels as captions: fine-tune as pretrained (Goyal et al. 2022, https://arxiv.org/abs/2212.00638)."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from clipkit.data.columnar import ColumnarSamples
+from clipkit.data.dataset import Dataset
+from clipkit.errors import ConfigError
+from clipkit.types import Reject, Sample
+
+PLAIN = "a photo of a {}."
+"""The caption of a label where neither a template nor a manifest says another."""
+
+NEITHER = "neither caption nor label to train on"
+
+
+def caption_labels(data: Dataset, template: str | None = None) -> Dataset:
+    """Give each row that has a label and no caption one caption that says the label.
+
+    All rows of a label then share one caption, so that a loss that takes equal captions for
+    positives is the supervised one over labels (https://arxiv.org/abs/2204.03610).
+
+    Args:
+        data: with captions, labels, or some of both.
+        template: has one `{}` for the label; the first of the data's own templates when `None`.
+
+    Returns:
+        The data without the rows that have neither, which are among its rejects.
+
+    Raises:
+        ConfigError: `template` has not exactly one `{}`.
+    """
+    if template is None:
+        template = data.templates[0] if data.templates else PLAIN
+    if template.count("{}") != 1:
+        raise ConfigError(f"label_template: {template!r} has not exactly one {{}} for the label")
+    samples = data.samples
+    if isinstance(samples, ColumnarSamples):
+        if samples.captioned:
+            return data
+        good = samples.labelled()
+        lacking = [samples[int(row)] for row in np.flatnonzero(~good)]
+        kept = samples if good.all() else samples.take(np.flatnonzero(good))
+        return _with(data, kept.captioned_by(template), lacking)
+    captioned = [
+        replace(sample, captions=(template.replace("{}", sample.label),))
+        if sample.label is not None and not sample.captions
+        else sample
+        for sample in samples
+    ]
+    lacking = [sample for sample in captioned if not sample.captions]
+    return _with(data, [sample for sample in captioned if sample.captions], lacking)
+
+
+def _with(
+    data: Dataset, samples: "list[Sample] | ColumnarSamples", lacking: list[Sample]
+) -> Dataset:
+    rejects = (*data.rejects, *(Reject(sample.id, NEITHER, data.name) for sample in lacking))
+    return replace(data, samples=samples, rejects=rejects)

@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from clipkit.data import Dataset, load_data
+from clipkit.data.columnar import ColumnarSamples
+from clipkit.data.label_captions import NEITHER, caption_labels
+from clipkit.errors import ConfigError
+from clipkit.types import Sample
+from tests.conftest import square
+
+
+def test_labels_speak_where_there_are_no_captions() -> None:
+    picture = square("red")
+    rows = [
+        Sample("a", picture, ("its own words",), "cat"),
+        Sample("b", picture, (), "cat"),
+        Sample("c", picture),
+        Sample("d", picture, (), "hot {} dog"),
+    ]
+    data = caption_labels(Dataset("mixed", rows))
+    assert [(s.id, s.captions) for s in data] == [
+        ("a", ("its own words",)),
+        ("b", ("a photo of a cat.",)),
+        ("d", ("a photo of a hot {} dog.",)),
+    ]
+    assert [(r.id, r.reason) for r in data.rejects] == [("c", NEITHER)]
+
+
+def test_the_templates_of_the_data_and_of_the_caller(classes: Path) -> None:
+    plain = load_data(classes)
+    own = Dataset("own", plain.samples, plain.class_names, ("a drawing of {}", "{}"))
+    assert caption_labels(own)[0].captions == ("a drawing of black",)
+    assert caption_labels(own, "{}!")[0].captions == ("black!",)
+    with pytest.raises(ConfigError, match="not exactly one"):
+        caption_labels(own, "a photo")
+
+
+@pytest.mark.parametrize("captions", [True, False])
+def test_a_table_on_disk(photos: Path, captions: bool) -> None:
+    names = [f"{colour}{n}.png" for n in range(3) for colour in ("red", "blue", "green")]
+    labels = ["red", "blue", None] * 2 + ["red", "nan", "green"]
+    table = pd.DataFrame({"image": names, "label": labels})
+    if captions:
+        table["caption"] = "words"
+    table.to_parquet(photos / "t.parquet")
+    data = caption_labels(load_data(photos / "t.parquet"))
+    assert isinstance(data.samples, ColumnarSamples)
+    assert len(data.captioned()) == len(data)
+    if captions:
+        assert {s.captions for s in data} == {("words",)}
+        return
+    assert [(s.id, s.captions) for s in data] == [
+        (name, (f"a photo of a {label}.",))
+        for name, label in zip(names, labels, strict=True)
+        if label not in (None, "nan")
+    ]
+    assert {r.id for r in data.rejects} == {"green0.png", "green1.png", "blue2.png"}
