@@ -1,11 +1,14 @@
 """The transforms against torchvision's."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from clipkit.data.decode import decode_image
 from clipkit.data.preprocess import augment_pixels, load_pixels, normalize, to_pixels
 from clipkit.errors import ConfigError
 from clipkit.types import Preprocessing
@@ -52,9 +55,23 @@ def test_normalize_equals_torchvision_and_copies() -> None:
     assert torch.equal(pixels, before)
 
 
-def test_load_pixels_decodes(tmp_path: object) -> None:
-    image = square("red")
-    np.testing.assert_array_equal(load_pixels(image, PLAIN), to_pixels(image, PLAIN))
+def test_normalize_takes_any_shape_and_keeps_channels_last() -> None:
+    pixels = torch.randint(0, 256, (2, 7, 5, 3), dtype=torch.uint8)
+    done = normalize(pixels, PLAIN)
+    assert done.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(normalize(pixels.flip(2), PLAIN), done.flip(3))
+    assert torch.equal(normalize(pixels.transpose(1, 2), PLAIN), done.transpose(2, 3))
+    assert normalize(pixels[:0], PLAIN).shape == (0, 3, 7, 5)
+
+
+def test_load_pixels_decodes_a_large_jpeg_whole(tmp_path: Path) -> None:
+    path = tmp_path / "large.jpg"
+    square("red", size=(801, 603)).save(path, quality=95)
+    whole, near = decode_image(path), decode_image(path, near=PLAIN.size)
+    assert whole.size == (801, 603)
+    assert near.width < 801
+    np.testing.assert_array_equal(load_pixels(path, PLAIN), to_pixels(whole, PLAIN))
+    assert (load_pixels(path, PLAIN) != to_pixels(near, PLAIN)).any()
 
 
 def test_augmentation_is_a_function_of_its_generator() -> None:
