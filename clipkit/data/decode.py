@@ -270,4 +270,6 @@ def _reason(error: Exception, source: ImageSource, max_pixels: int) -> str:
 def _is_empty(source: ImageSource) -> bool:
     if isinstance(source, bytes):
         return not source
+    if isinstance(source, FileSlice):
+        return source.size == 0
     return isinstance(source, Path) and source.stat().st_size == 0

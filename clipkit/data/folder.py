@@ -102,7 +102,7 @@ def _from_metadata(path: Path, images: list[str]) -> tuple[list[Sample], list[Re
     named: set[str] = set()
 
     def note(row: object, image: str) -> bool:
-        named.add(os.path.normpath(image))
+        named.add(os.path.relpath(path.parent / image, path.parent))
         return True
 
     samples, rejects = read_table(path, columns=Columns(image="file_name"), keep=note)

@@ -1,8 +1,8 @@
 """Large JSON lines: where each line begins is kept, and a line is read when it is asked for."""
 
 import io
-import json
 import os
+import re
 import weakref
 from array import array
 from collections.abc import Iterator, Sequence
@@ -13,12 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json as pj
 
+from clipkit.data.texts import parse_object
 from clipkit.errors import DataError
 from clipkit.packages import file_sha256
 from clipkit.types import Reject
 
 _BLOCK = 16 << 20
 _BOM = b"\xef\xbb\xbf"
+_FIRST_LINES = 4096
+_HALF_PAIR = re.compile(  # of surrogates: \ud83d without \ude00 behind it, or that without this
+    rb"\\u[dD](?:[89abAB]..(?!\\u[dD][c-fC-F])|[c-fC-F](?<!\\u[dD][89abAB]..\\u[dD].))"
+)
 
 
 class JsonRows:
@@ -45,7 +50,7 @@ class JsonRows:
         self._rejects: list[Reject] = []
         self._scanned = False
         self._met: tuple[int, np.ndarray, np.ndarray] | None = None  # the block being read
-        first = next(self._blocks(), (0, b""))[1][: 1 << 20].splitlines()
+        first = next(self._blocks(), (0, b""))[1].split(b"\n", _FIRST_LINES)[:_FIRST_LINES]
         rows = [row for row in map(_object, first) if isinstance(row, dict)]
         if not rows:
             raise DataError(f"{path} does not begin with a JSON object a line")
@@ -137,7 +142,7 @@ class JsonRows:
     def _parsed(self, block: bytes, columns: Sequence[str], lines: int) -> pa.RecordBatch | None:
         """Parse a block at once; `None` where that is not sure to see each line as it is."""
         types = [self._types[name] for name in columns]
-        if None in types:
+        if None in types or _HALF_PAIR.search(block):
             return None
         schema = pa.schema(list(zip(columns, types, strict=True)))
         options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
@@ -176,12 +181,10 @@ def _object(line: bytes) -> dict[str, Any] | str | None:
     if not line.strip():
         return None
     try:
-        row = json.loads(line)
+        row = parse_object(line.decode())
     except UnicodeDecodeError:
         return "not UTF-8 text"
-    except ValueError:
-        return "not a JSON object"
-    return row if isinstance(row, dict) else "not a JSON object"
+    return "not a JSON object" if row is None else row
 
 
 def _type(values: list[Any]) -> pa.DataType | None:
@@ -199,4 +202,4 @@ def _cell(value: Any) -> str | None:
     """Return text for a cell; `None` has it looked at more closely."""
     if isinstance(value, dict):
         value = value.get("path")
-    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
+    return str(value) if isinstance(value, str | int | float) else None

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipkit.data.cells import check_text
 from clipkit.data.columnar import Rows
 from clipkit.errors import DataError
 from clipkit.packages import cache_folder, file_sha256
@@ -112,6 +113,9 @@ def open_arrow_file(path: Path) -> Rows:
     kind = "parquet" if path.suffix.lower() == ".parquet" else "Arrow"
     try:
         schema, size, batches = _parquet(path) if kind == "parquet" else _arrow(path)
+        if len(set(schema.names)) < len(schema.names):
+            raise DataError(f"{path} names a column twice: {', '.join(map(repr, schema.names))}")
+        batches = (check_text(batch, str(path)) for batch in batches)
         if size <= IN_MEMORY:
             return _in_memory(str(path), schema, batches)
         return _cached(path, schema, batches)

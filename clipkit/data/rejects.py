@@ -91,4 +91,4 @@ class Rejects:
             for row in self.rows
         )
         text = "".join(line + "\n" for line in lines)
-        replace_file(path, text.encode())
+        replace_file(path, text.encode(errors="backslashreplace"))  # names that are not UTF-8

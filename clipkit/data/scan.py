@@ -10,6 +10,7 @@ import pyarrow as pa
 from jaxtyping import Int, UInt64
 
 from clipkit.data.cells import (
+    as_text,
     captions_in,
     image_source,
     is_text,
@@ -18,6 +19,7 @@ from clipkit.data.cells import (
     row_id,
 )
 from clipkit.data.columnar import ColumnarSamples, Rows
+from clipkit.data.decode import file_problem
 from clipkit.data.hashing import hash_strings
 from clipkit.data.table import Columns, Keep, is_nothing, resolve_columns
 from clipkit.errors import DataError
@@ -104,9 +106,9 @@ def _without_missing_files(samples: ColumnarSamples, scan: "_Scan") -> ColumnarS
     for at, number in enumerate(samples.first_rows()):
         row = scan.table.row(int(number))
         image = image_source(row.get(scan.names["image"]), scan.root)
-        if isinstance(image, Path) and not image.is_file():
+        if isinstance(image, Path) and (problem := file_problem(image)):
             there[at] = False
-            scan.reject(row_id(int(number), row, scan.names), "file not found", int(number))
+            scan.reject(row_id(int(number), row, scan.names), problem, int(number))
     return samples if there.all() else samples.take(np.flatnonzero(there))
 
 
@@ -139,7 +141,7 @@ class _Scan:
         if is_text(image.type):
             self.keys.append(hash_strings(image))
         if "id" in self.names:
-            self.ids.append(hash_strings(batch.column(self.names["id"]).cast(pa.string())))
+            self.ids.append(hash_strings(as_text(batch.column(self.names["id"]))))
         self.count += len(image)
 
     def groups(
@@ -193,7 +195,7 @@ class _Scan:
         if "caption" not in self.names:
             return True
         captions, reasons = captions_in(row.get(self.names["caption"]))
-        for reason in reasons:
+        for reason in reasons if captions else reasons[:1]:
             self.reject(id_, reason, number)
         return bool(captions)
 

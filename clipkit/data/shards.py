@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
+from clipkit.data.decode import file_problem
 from clipkit.errors import DataError
 
 MOST_SHARDS = 1_000_000
@@ -33,7 +34,7 @@ def expand_shards(patterns: str | Sequence[str], root: Path = Path()) -> list[Pa
     found: dict[Path, None] = {}
     missing = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        for name in [pattern] if (root / pattern).is_file() else _expand_braces(pattern):
+        for name in [pattern] if file_problem(root / pattern) is None else _expand_braces(pattern):
             hits = _files(name, root)
             if not hits:
                 missing.append(str(root / name))
@@ -54,12 +55,15 @@ def shard_names(shards: Sequence[Path]) -> list[str]:
 
 def _files(name: str, root: Path) -> list[Path]:
     path = root / name
-    if path.is_file():
+    if file_problem(path) is None:
         return [path]
     if not any(mark in name for mark in "*?["):
         return []
     base = Path(path.anchor) if Path(name).is_absolute() else root
-    return sorted(hit for hit in base.glob(name[len(Path(name).anchor) :]) if hit.is_file())
+    try:
+        return sorted(hit for hit in base.glob(name[len(Path(name).anchor) :]) if hit.is_file())
+    except ValueError as error:
+        raise DataError(f"{name} is no pattern of file names: {error}") from error
 
 
 def _expand_braces(pattern: str) -> list[str]:

@@ -179,8 +179,10 @@ def _read_json(lines: list[str], path: Path) -> _Table:
 
 def _read_csv(lines: list[str], path: Path) -> _Table:
     columns, records = read_delimited(lines)
+    if not columns:
+        raise DataError(f'{path} has a stray quote (") in the line that names its columns')
     if len(set(columns)) < len(columns):
-        raise DataError(f"{path} names a column twice: {', '.join(columns)}")
+        raise DataError(f"{path} names a column twice: {', '.join(map(repr, columns))}")
     table = _Table(columns)
     for number, fields in records:
         place = f"{path} line {number}"

@@ -101,7 +101,7 @@ def read_webdataset(
                 progress(done, len(shards))
     counts = Counter(sample.id for _, sample in samples)
     return [
-        sample if counts[sample.id] == 1 else replace(sample, id=f"{name}/{sample.id}")
+        sample if counts[sample.id] == 1 else replace(sample, id=f"{readable(name)}/{sample.id}")
         for name, sample in samples
     ], rejects
 
