@@ -10,7 +10,7 @@ Axis names used in signatures such as `Float[Tensor, "batch dim"]`:
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,8 @@ class Preprocessing:
         resize: "shortest" scales the shorter side to `resize_to` and crops the centre; "squash"
             scales both sides to `size` and crops nothing.
         resize_to: length of the shorter side before the crop, in pixels; `size` when `None`.
+        crop: where the middle of an odd number of pixels is: "even" rounds half a pixel to the even
+            number, as torchvision and open_clip do, "floor" down, as transformers does.
     """
 
     size: int
@@ -110,3 +112,10 @@ class Preprocessing:
     interpolation: str = "bicubic"
     resize: str = "shortest"
     resize_to: int | None = None
+    crop: str = "even"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what counts for a fingerprint; what came later counts where it is not at rest."""
+        return {
+            key: value for key, value in asdict(self).items() if (key, value) != ("crop", "even")
+        }

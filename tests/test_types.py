@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from clipkit.types import Reject, Sample
+from clipkit.types import Preprocessing, Reject, Sample
 
 
 def test_samples_cannot_be_changed() -> None:
@@ -15,3 +15,10 @@ def test_samples_cannot_be_changed() -> None:
 def test_metadata_is_not_shared() -> None:
     assert Sample("a", None).metadata is not Sample("b", None).metadata
     assert Reject("a", "why").where == ""
+
+
+def test_settings_that_came_later_leave_old_fingerprints_as_they_were() -> None:
+    half = (0.5, 0.5, 0.5)
+    plain = Preprocessing(size=32, mean=half, std=half)
+    assert set(plain.settings()) == {"size", "mean", "std", "interpolation", "resize", "resize_to"}
+    assert dataclasses.replace(plain, crop="floor").settings()["crop"] == "floor"

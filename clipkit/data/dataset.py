@@ -90,7 +90,7 @@ class Dataset:
     def captioned(self) -> Int[np.ndarray, " rows"]:
         """Return the numbers of the rows that have an image and a caption."""
         if isinstance(self.samples, ColumnarSamples):  # which do not hold others
-            return np.arange(len(self.samples) if self.samples.captioned else 0)
+            return np.arange(len(self.samples) if self.samples.captioned else 0, dtype=np.int32)
         good = [row for row, s in enumerate(self.samples) if s.image is not None and s.captions]
         return np.array(good, dtype=np.int64)
 

@@ -8,62 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from PIL.Image import Image
 from torch import Tensor
 
 from clipkit.data.ahead import map_ahead
 from clipkit.data.decode import decode_image
 from clipkit.data.hashing import content_key, stored_bytes
+from clipkit.data.order import batch_bounds, crop_generator, sample_order
 from clipkit.data.preprocess import augment_pixels, load_pixels
 from clipkit.errors import ConfigError, DataError, ImageError
 from clipkit.packages import default_threads
 from clipkit.types import Preprocessing, Reject, Sample
 
 Pixels = UInt8[np.ndarray, "height width channels"]
-
-# Streams of randomness that must not repeat one another.
-_ORDER, _CAPTION, _CROP, _FLIP, _SENTENCE = range(5)
-
-
-def sample_order(n: int, *, seed: int, epoch: int) -> Int[np.ndarray, " rows"]:
-    """Return the order of `n` rows in one epoch: a function of its arguments alone."""
-    order: np.ndarray = np.random.default_rng([seed, epoch, _ORDER]).permutation(n)
-    return order
-
-
-def caption_draws(n: int, *, seed: int, epoch: int) -> Float[np.ndarray, " rows"]:
-    """Return for each row how far down its captions the one lies that it shows, from 0 to 1."""
-    return np.random.default_rng([seed, epoch, _CAPTION]).random(n)
-
-
-def sentence_draws(n: int, *, seed: int, epoch: int) -> Float[np.ndarray, " rows"]:
-    """Return how far down the sentences of its caption the one lies that a row shows, 0 to 1."""
-    return np.random.default_rng([seed, epoch, _SENTENCE]).random(n)
-
-
-def flip_choice(n: int, *, seed: int, epoch: int) -> Bool[np.ndarray, " rows"]:
-    """Return which rows are mirrored in one epoch, half of them: a function of its arguments."""
-    chosen: np.ndarray = np.random.default_rng([seed, epoch, _FLIP]).random(n) < 0.5
-    return chosen
-
-
-def batch_bounds(n: int, batch_size: int, *, drop_last: bool) -> list[tuple[int, int]]:
-    """Return where each batch of `n` rows in order begins and ends.
-
-    Args:
-        n: rows of an epoch.
-        batch_size: rows a batch, at most.
-        drop_last: all batches are full and what is left over waits for another epoch; else each
-            row is in one batch, and the sizes of the batches differ by one at most.
-
-    >>> batch_bounds(10, 4, drop_last=False)
-    [(0, 3), (3, 6), (6, 10)]
-    """
-    if drop_last:
-        return [(at, at + batch_size) for at in range(0, n - batch_size + 1, batch_size)]
-    count = -(-n // batch_size)
-    return [(k * n // count, (k + 1) * n // count) for k in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +108,10 @@ class Loader:
         self._n = len(samples) if rows is None else len(rows)
         self._known: dict[int, Reject] = {}
         self._bounds = batch_bounds(self._n, batch_size, drop_last=drop_last)
-        if not self._bounds:
+        if not len(self._bounds):
             raise ConfigError(f"batch_size: {batch_size} rows make a batch and there are {self._n}")
-        smallest = min(end - start for start, end in self._bounds)
+        sizes = self._bounds[:, 1] - self._bounds[:, 0]
+        smallest, self._largest = int(sizes.min()), int(sizes.max())
         if smallest < process_count:
             raise ConfigError(
                 f"batch_size: batches of {smallest} rows cannot be shared by {process_count}"
@@ -176,15 +135,12 @@ class Loader:
         """
         epoch, done = self.position
         order = sample_order(self._n, seed=self.seed, epoch=epoch)
-        shares = [
-            order[start + self.process_index : end : self.process_count]
-            for start, end in self._bounds[done:]
-        ]
-        with closing(self._decoded(shares, epoch)) as decoded:
-            for number, share in enumerate(shares, done + 1):
+        with closing(self._decoded(order, done, epoch)) as decoded:
+            for number in range(done + 1, len(self) + 1):
+                share = self._share(order, number - 1)
                 good = [row for row in islice(decoded, len(share)) if row is not None]
                 if not good:
-                    good = [self._stand_in(order, self._bounds[number - 1][1], epoch)]
+                    good = [self._stand_in(order, int(self._bounds[number - 1][1]), epoch)]
                 last = number == len(self)
                 self.position = (epoch + 1, 0) if last else (epoch, number)
                 yield Batch(
@@ -202,15 +158,21 @@ class Loader:
                 return row
         raise DataError(f"none of {len(order)} rows has an image that can be read")
 
+    def _share(self, order: Int[np.ndarray, " rows"], batch: int) -> Int[np.ndarray, " share"]:
+        """Return the rows of one batch that this process takes."""
+        start, end = self._bounds[batch]
+        return order[start + self.process_index : end : self.process_count]
+
     def _decoded(
-        self, shares: list[Int[np.ndarray, " _"]], epoch: int
+        self, order: Int[np.ndarray, " rows"], done: int, epoch: int
     ) -> Generator[_Row | None, None, None]:
-        """Yield the rows of all shares in order, while threads decode two batches ahead."""
+        """Yield the rows of all batches to come, while threads decode two batches ahead."""
+        to_come = range(done, len(self))
         return map_ahead(
             lambda row: self._row(row, epoch),
-            (int(row) for share in shares for row in share),
+            (int(row) for batch in to_come for row in self._share(order, batch)),
             threads=self.workers,
-            ahead=2 * max(map(len, shares), default=1),
+            ahead=2 * -(-self._largest // self.process_count),
             name=lambda row: self._sample(row).id,
         )
 
@@ -246,5 +208,5 @@ class Loader:
         if not self.augment:
             return load_pixels(source, self.preprocessing), key
         image = decode_image(source, near=2 * self.preprocessing.size)
-        rng = np.random.default_rng([self.seed, epoch, _CROP, at])
+        rng = crop_generator(at, seed=self.seed, epoch=epoch)
         return augment_pixels(image, self.preprocessing, rng), key

@@ -1,6 +1,7 @@
 """From an RGB picture to the tensor that a model sees, for training and for evaluation."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,6 +18,11 @@ INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
 }
 
+CROPS: dict[str, Callable[[float], int]] = {"even": round, "floor": math.floor}
+"""How half a pixel is rounded where the crop cannot be in the middle."""
+
+_STRIP = 16
+
 
 def to_pixels(
     image: Image.Image, preprocessing: Preprocessing
@@ -29,16 +35,18 @@ def to_pixels(
 
     - open_clip's `image_transform`: the same pixels.
     - transformers' processors on PIL images (`CLIPImageProcessorPil`, `SiglipImageProcessorPil`):
-      the same pixels, but for a shift where a crop cannot be in the middle. Half a pixel is rounded
-      to the even number here, as torchvision does, and always down there. So where the longer side
-      exceeds the crop by 3, 7, 11 and so on, theirs is the crop one pixel further to the left or
-      the top.
-    - transformers' processors on tensors (`CLIPImageProcessor`, `SiglipImageProcessor`): that
-      shift, and torchvision's resize of tensors, whose weights have 16 bits where PIL's have 32.
-      It is off by one level, seldom by two, in less than 1 % of the values. It scales rows before
-      columns, as Pillow did up to version 12; Pillow 13 scales columns first where that is less
-      work, as in most tall pictures that are squashed. What is rounded in between is then not the
-      same: one value in six is off by one level, and a few at sharp edges by up to nine.
+      the same pixels with `crop="floor"`. The default rounds half a pixel to the even number, as
+      torchvision does; where the longer side exceeds the crop by 3, 7, 11 and so on, that is one
+      pixel further to the right or the bottom.
+    - transformers' processors on tensors (`CLIPImageProcessor`, `SiglipImageProcessor`), likewise
+      with `crop="floor"`: torchvision's resize of tensors has weights of 16 bits where PIL's have
+      32. It is off by one level, seldom by two, in less than 1 % of the values. It scales rows
+      before columns, as Pillow did up to version 12; Pillow 13 scales columns first where that is
+      less work, as in most tall pictures that are squashed. What is rounded in between is then not
+      the same: one value in six is off by one level, and a few at sharp edges by up to nine.
+
+    Of a picture more than 16 times as long as it is wide only the part that is seen is scaled,
+    within a level of the same: the whole could fill the memory.
 
     Args:
         image: an RGB picture, as `decode_image` returns it.
@@ -58,8 +66,13 @@ def to_pixels(
     shorter, longer = sorted(image.size)
     long_target = int(target * longer / shorter)
     wide = image.width > image.height
-    whole = _resized(image, (long_target, target) if wide else (target, long_target), filter_)
-    left, top = round((whole.width - size) / 2), round((whole.height - size) / 2)
+    width, height = (long_target, target) if wide else (target, long_target)
+    left, top = (_middle(side - size, preprocessing) for side in (width, height))
+    if long_target > _STRIP * target:  # of a long strip, scale the part that is seen alone
+        x, y = image.width / width, image.height / height
+        box = (left * x, top * y, (left + size) * x, (top + size) * y)
+        return _array(image.resize((size, size), filter_, box=box))
+    whole = _resized(image, (width, height), filter_)
     return _array(whole.crop((left, top, left + size, top + size)))
 
 
@@ -143,6 +156,15 @@ def _random_box(
     box_width, box_height = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
     left, top = (width - box_width) // 2, (height - box_height) // 2
     return left, top, left + box_width, top + box_height
+
+
+def _middle(rest: int, preprocessing: Preprocessing) -> int:
+    """Return how many pixels lie before the crop, of those that it leaves out."""
+    if preprocessing.crop not in CROPS:
+        raise ConfigError(
+            f"preprocessing has crop {preprocessing.crop!r}; known: {', '.join(CROPS)}"
+        )
+    return CROPS[preprocessing.crop](rest / 2)
 
 
 def _resized(image: Image.Image, size: tuple[int, int], filter_: Image.Resampling) -> Image.Image:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -186,7 +185,7 @@ class DualEncoder(nn.Module):
         """
         digest = hashlib.sha256()
         settings = {
-            "preprocessing": asdict(self.preprocessing),
+            "preprocessing": self.preprocessing.settings(),
             "context_length": self.context_length,
             "similarity": self.similarity,
             "vocabulary": len(self.tokenizer),

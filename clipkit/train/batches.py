@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,13 +10,15 @@ from jaxtyping import Int
 from torch import Tensor
 
 from clipkit.data.dataset import Dataset, text_key
-from clipkit.data.loader import (
-    Loader,
+from clipkit.data.loader import Loader
+from clipkit.data.order import (
+    CAPTION,
+    FLIP,
+    SENTENCE,
     batch_bounds,
-    caption_draws,
-    flip_choice,
+    draws,
+    draws_of,
     sample_order,
-    sentence_draws,
 )
 from clipkit.data.preprocess import normalize
 from clipkit.errors import ConfigError, DataError
@@ -114,7 +117,7 @@ class PairBatches:
             )
         self.batch_size = min(batch_size, len(self.rows))
         self.bounds = batch_bounds(len(self.rows), self.batch_size, drop_last=drop_last)
-        smallest = min(end - start for start, end in self.bounds)
+        smallest = int((self.bounds[:, 1] - self.bounds[:, 0]).min())
         if smallest < 2 * process_count:
             raise ConfigError(
                 f"batch_size: batches of {smallest} pairs are too small for {process_count}"
@@ -156,7 +159,7 @@ class PairBatches:
             return
         n = len(self.rows)
         order = torch.from_numpy(sample_order(n, seed=self.seed, epoch=epoch))
-        mirror = torch.from_numpy(flip_choice(n, seed=self.seed, epoch=epoch))
+        mirror = torch.from_numpy(draws(n, stream=FLIP, seed=self.seed, epoch=epoch) < 0.5)
         shown = self.captions.drawn(seed=self.seed, epoch=epoch)
         for start, end in self.bounds:
             rows = order[start + self.process_index : end : self.process_count]
@@ -183,24 +186,22 @@ class PairBatches:
             rows=None if len(self.rows) == len(self.data) else self.rows,
             position=(epoch, 0),
         )
-        n = len(self.rows)
-        caption = caption_draws(n, seed=self.seed, epoch=epoch)
-        sentence = sentence_draws(n, seed=self.seed, epoch=epoch)
+        chance = partial(draws_of, seed=self.seed, epoch=epoch)
         shown = self.captions.drawn(seed=self.seed, epoch=epoch) if self.captions else None
-        mirror = torch.from_numpy(flip_choice(n if self.flip else 0, seed=self.seed, epoch=epoch))
         for batch in loader.epoch():
             images = normalize(batch.pixels.to(self.model.device), self.model.preprocessing)
             if self.flip:
-                turned = mirror[batch.indices].to(images.device)[:, None, None, None]
+                turned = torch.from_numpy(chance(batch.indices, stream=FLIP) < 0.5)
+                turned = turned.to(images.device)[:, None, None, None]
                 images = torch.where(turned, images.flip(-1), images)
             image_keys = torch.tensor(batch.keys)
             if shown is not None and self.captions is not None:
                 at = shown[batch.indices]
                 yield self._batch(images, self._texts(at), image_keys, self.captions.keys[at])
                 continue
-            told = zip(batch.captions, caption[batch.indices], strict=True)
+            told = zip(batch.captions, chance(batch.indices, stream=CAPTION), strict=True)
             parts = self.shorten([captions[int(x * len(captions))] for captions, x in told])
-            cut = zip(parts, sentence[batch.indices], strict=True)
+            cut = zip(parts, chance(batch.indices, stream=SENTENCE), strict=True)
             texts = [some[int(x * len(some))] for some, x in cut]
             keys = torch.tensor([text_key(text) for text in texts])
             yield self._batch(images, texts, image_keys, keys)

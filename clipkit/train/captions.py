@@ -7,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from clipkit.data.dataset import text_key
-from clipkit.data.loader import caption_draws, sentence_draws
+from clipkit.data.order import CAPTION, SENTENCE, draws
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.sentences import LongCaptions, sentences, too_long
 
@@ -36,9 +36,9 @@ class CaptionTable:
     def drawn(self, *, seed: int, epoch: int) -> Int[Tensor, " rows"]:
         """Return which text each row shows in one epoch: a function of the arguments alone."""
         n = len(self._counts)
-        caption = torch.from_numpy(caption_draws(n, seed=seed, epoch=epoch))
+        caption = torch.from_numpy(draws(n, stream=CAPTION, seed=seed, epoch=epoch))
         chosen = self._first + (caption * self._counts).long()
-        part = torch.from_numpy(sentence_draws(n, seed=seed, epoch=epoch))
+        part = torch.from_numpy(draws(n, stream=SENTENCE, seed=seed, epoch=epoch))
         return self._first_part[chosen] + (part * self._parts[chosen]).long()
 
 

@@ -8,7 +8,6 @@ Files are keyed by content: the tower's weights, the preprocessing and the data'
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -99,7 +98,7 @@ class FeatureCache:
         Raises:
             DataError: when no image can be read.
         """
-        settings = json.dumps([asdict(model.preprocessing), mirrored], sort_keys=True)
+        settings = json.dumps([model.preprocessing.settings(), mirrored], sort_keys=True)
         tower = model.image_tower
         key = self._key("image", tower, settings, data.fingerprint())
 

@@ -8,14 +8,8 @@ import torch
 
 from clipkit.data import load_data
 from clipkit.data.hashing import stored_bytes
-from clipkit.data.loader import (
-    Batch,
-    Loader,
-    batch_bounds,
-    caption_draws,
-    flip_choice,
-    sample_order,
-)
+from clipkit.data.loader import Batch, Loader
+from clipkit.data.order import batch_bounds, sample_order
 from clipkit.data.preprocess import load_pixels
 from clipkit.errors import ConfigError, DataError
 from clipkit.types import ImageSource, Preprocessing, Sample
@@ -30,38 +24,6 @@ def loader(photos: Path, **options: object) -> Loader:
 
 def rows(batches: list[Batch]) -> list[list[int]]:
     return [batch.indices for batch in batches]
-
-
-def test_order_is_a_pure_permutation() -> None:
-    first = sample_order(100, seed=3, epoch=5)
-    np.testing.assert_array_equal(first, sample_order(100, seed=3, epoch=5))
-    assert sorted(first.tolist()) == list(range(100))
-    assert (first != sample_order(100, seed=3, epoch=6)).any()
-    assert (first != sample_order(100, seed=4, epoch=5)).any()
-
-
-def test_each_caption_gets_its_turn() -> None:
-    counts = np.array([1, 2, 5])
-    draws = np.stack(
-        [
-            (caption_draws(len(counts), seed=0, epoch=epoch) * counts).astype(int)
-            for epoch in range(300)
-        ]
-    )
-    assert [sorted(set(draws[:, row].tolist())) for row in range(3)] == [[0], [0, 1], [*range(5)]]
-    assert 60 <= flip_choice(140, seed=0, epoch=0).sum() <= 80
-
-
-@pytest.mark.parametrize(("n", "size"), [(18, 4), (18, 18), (18, 40), (7, 2), (1, 1), (1000, 33)])
-def test_batches_are_of_nearly_one_size(n: int, size: int) -> None:
-    bounds = batch_bounds(n, size, drop_last=False)
-    sizes = [end - start for start, end in bounds]
-    assert [start for start, _ in bounds] == [0, *(end for _, end in bounds[:-1])]
-    assert sum(sizes) == n
-    assert max(sizes) <= size
-    assert max(sizes) - min(sizes) <= 1
-    full = batch_bounds(n, size, drop_last=True)
-    assert [end - start for start, end in full] == [size] * (n // size)
 
 
 def test_batches_hold_the_pixels_of_their_rows(photos: Path) -> None:

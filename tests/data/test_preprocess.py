@@ -1,5 +1,6 @@
 """The transforms against torchvision's."""
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,24 @@ def test_shortest_equals_torchvision(
         ]
     )
     np.testing.assert_array_equal(to_pixels(image, settings), np.asarray(reference(image)))
+
+
+@pytest.mark.parametrize("size", [(40 * 17, 40), (41, 41 * 20), (3000, 1)])
+def test_of_a_strip_the_part_that_is_seen(size: tuple[int, int]) -> None:
+    """The centre of the scaled whole, within the rounding of where it begins."""
+    tile = square("blue", size=(48, 40))
+    image = tile.resize((size[0], size[1]), Image.Resampling.BICUBIC)
+    whole = v2.Compose([v2.Resize(32, v2.InterpolationMode.BICUBIC), v2.CenterCrop(32)])(image)
+    off = np.abs(to_pixels(image, PLAIN).astype(int) - np.asarray(whole).astype(int))
+    assert off.max() <= 1
+
+
+def test_a_strip_does_not_fill_the_memory() -> None:
+    image = Image.new("RGB", (65_000, 1))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    to_pixels(image, Preprocessing(224, PLAIN.mean, PLAIN.std))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 200_000  # kB; scaled as a whole it would have 9.8 GB
 
 
 def test_squash_equals_torchvision() -> None:
