@@ -26,6 +26,7 @@ from transformers import BertTokenizerFast
 
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.paired_towers import TowersSpec, build_towers
+from clipkit.models.tokenizers import TransformersTokenizer
 from clipkit.types import Preprocessing
 
 WORDS = (
@@ -78,7 +79,10 @@ def make_model(tokenizer: BertTokenizerFast) -> Callable[..., DualEncoder]:
         spec = TowersSpec(image, dict(TEXT), dim=16, projection=projection, hidden=24)  # type: ignore[arg-type]
         preprocessing = Preprocessing(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
         return build_towers(
-            spec, tokenizer=tokenizer, preprocessing=preprocessing, context_length=16, name="tiny"
+            spec,
+            tokenizer=TransformersTokenizer(tokenizer, 16),
+            preprocessing=preprocessing,
+            name="tiny",
         ).eval()
 
     return make

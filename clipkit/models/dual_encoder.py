@@ -3,26 +3,21 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from clipkit.errors import ModelError
+from clipkit.models.tokenizers import Tokenizer, Tokens
 from clipkit.types import Preprocessing
-
-Tokens = Mapping[str, Int[Tensor, "..."]]
-"""`input_ids` and `attention_mask` [pieces, tokens]; of texts in pieces, their `owner` [pieces]."""
 
 Similarity = Literal["softmax", "sigmoid"]
 LongTexts = Literal["head", "pieces"]
 
 MAX_LOGIT_SCALE = 100.0
-MAX_PIECES = 32
-"""Of a text in pieces, more than these are not read."""
 
 
 class DualEncoder(nn.Module):
@@ -30,12 +25,12 @@ class DualEncoder(nn.Module):
 
     Args:
         image_tower: images float32 [batch, 3, size, size] to features [batch, features].
-        text_tower: tokens to features [batch, features].
+        text_tower: tokens to features [batch, features]; its attribute `shortens`, true if there is
+            none, says that padding changes nothing, so that texts need no more than their length.
         image_projection: image features to [batch, dim].
         text_projection: text features to [batch, dim].
-        tokenizer: a transformers tokenizer that pads on the right.
+        tokenizer: texts to tokens, cut at its `context_length`.
         preprocessing: how an RGB image becomes the tensor that `image_tower` sees.
-        context_length: the most tokens of a text that are used, the special ones counted.
         architecture: what `clipkit.load` needs to build the towers again (see `storage`).
         similarity: "softmax" for models trained with the symmetric softmax loss, "sigmoid" for
             those trained with the pairwise sigmoid loss (which also have a `logit_bias`).
@@ -55,9 +50,8 @@ class DualEncoder(nn.Module):
         image_projection: nn.Module,
         text_projection: nn.Module,
         *,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Tokenizer,
         preprocessing: Preprocessing,
-        context_length: int,
         architecture: dict[str, Any],
         similarity: Similarity = "softmax",
         logit_scale: float = 1 / 0.07,
@@ -75,7 +69,6 @@ class DualEncoder(nn.Module):
         self.register_parameter("logit_bias_parameter", bias)
         self.tokenizer = tokenizer
         self.preprocessing = preprocessing
-        self.context_length = context_length
         self.architecture = architecture
         self.similarity: Similarity = similarity
         self.long_texts: LongTexts = long_texts
@@ -84,7 +77,12 @@ class DualEncoder(nn.Module):
     @property
     def dim(self) -> int:
         """Width of the joint embedding space."""
-        return int(self.architecture["projection"]["dim"])
+        return int(self.architecture.get("projection", self.architecture)["dim"])
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens of a text that are used, the special ones counted."""
+        return self.tokenizer.context_length
 
     @property
     def device(self) -> torch.device:
@@ -133,9 +131,10 @@ class DualEncoder(nn.Module):
         return nn.functional.normalize(self.text_projection(features).float(), dim=-1)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Int[Tensor, "..."]]:
-        """Tokenise to the longest text of the batch, cut at `context_length`, on the CPU.
+        """Tokenise, cut at `context_length`, on the CPU.
 
-        The towers mask their padding, so a text's features do not depend on its neighbours.
+        Where the tower masks its padding or never looks ahead, to the longest text of the batch;
+        a text's features do not depend on its neighbours either way.
 
         Returns:
             `input_ids` and `attention_mask` [batch, tokens]; where `long_texts` is "pieces",
@@ -143,26 +142,12 @@ class DualEncoder(nn.Module):
         """
         if isinstance(texts, str):
             raise ModelError("tokenize takes a list of texts, not one string: write [text]")
-        tokens = self.tokenizer(
-            list(texts),
-            padding=True,
-            truncation=True,
-            max_length=self.context_length,
-            return_overflowing_tokens=self.long_texts == "pieces",
-            return_tensors="pt",
-        )
-        found = {name: tokens[name] for name in ("input_ids", "attention_mask")}
-        if self.long_texts == "head":
-            return found
-        owner = tokens["overflow_to_sample_mapping"]
-        first = torch.searchsorted(owner, owner)  # where each piece's text begins
-        kept = torch.arange(len(owner)) - first < MAX_PIECES
-        return {name: value[kept] for name, value in {**found, "owner": owner}.items()}
+        shorten = bool(getattr(self.text_tower, "shortens", True))
+        return self.tokenizer(list(texts), shorten=shorten, pieces=self.long_texts == "pieces")
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text has before any is cut, the special ones counted."""
-        tokens = self.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-        return [len(ids) for ids in tokens]
+        return self.tokenizer.count(texts)
 
     def train(self, mode: bool = True) -> "DualEncoder":
         """Switch to training, except frozen towers: their dropout and batch statistics stay off."""
@@ -188,7 +173,7 @@ class DualEncoder(nn.Module):
             "preprocessing": self.preprocessing.settings(),
             "context_length": self.context_length,
             "similarity": self.similarity,
-            "vocabulary": len(self.tokenizer),
+            **self.tokenizer.identity(),
         }
         if self.long_texts != "head":
             settings["long_texts"] = self.long_texts

@@ -11,11 +11,12 @@ import timm
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from clipkit.errors import ModelError, did_you_mean
-from clipkit.models.dual_encoder import DualEncoder, Similarity, Tokens
+from clipkit.models.dual_encoder import DualEncoder, Similarity
 from clipkit.models.projections import Projection, ProjectionKind
+from clipkit.models.tokenizers import Tokenizer, Tokens, TransformersTokenizer
 from clipkit.types import Preprocessing
 
 Pooling = Literal["mean", "cls"]
@@ -104,9 +105,8 @@ class TowersSpec:
 def build_towers(
     spec: TowersSpec,
     *,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     preprocessing: Preprocessing,
-    context_length: int,
     similarity: Similarity = "softmax",
     logit_scale: float = 1 / 0.07,
     pretrained_image: bool = False,
@@ -133,11 +133,26 @@ def build_towers(
         text_projection,
         tokenizer=tokenizer,
         preprocessing=preprocessing,
-        context_length=context_length,
         architecture=architecture,
         similarity=similarity,
         logit_scale=logit_scale,
         name=name,
+    )
+
+
+def rebuild_paired_towers(
+    architecture: dict[str, Any],
+    *,
+    tokenizer: Tokenizer,
+    preprocessing: Preprocessing,
+    similarity: Similarity,
+) -> DualEncoder:
+    """Build what a model folder describes, with random weights."""
+    return build_towers(
+        spec_from_architecture(architecture),
+        tokenizer=tokenizer,
+        preprocessing=preprocessing,
+        similarity=similarity,
     )
 
 
@@ -197,9 +212,8 @@ def paired_towers(
     limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", 512)]
     model = build_towers(
         spec,
-        tokenizer=tokenizer,
+        tokenizer=TransformersTokenizer(tokenizer, min(limits)),
         preprocessing=_timm_preprocessing(image),
-        context_length=min(limits),
         pretrained_image=pretrained,
         name=f"towers:{image}+{text}",
     )

@@ -20,6 +20,7 @@ from clipkit.errors import ModelError
 from clipkit.models.dual_encoder import DualEncoder, state_digest
 from clipkit.models.paired_towers import TowersSpec, build_towers
 from clipkit.models.projections import ProjectionKind
+from clipkit.models.tokenizers import TransformersTokenizer
 from clipkit.packages import file_sha256, package_folder
 from clipkit.types import Preprocessing
 
@@ -75,6 +76,7 @@ TEXT_WEIGHTS = PackagedWeights(
     layout="names",
 )
 IMAGE_ARCHITECTURE = "tf_efficientnet_lite0"
+CONTEXT_LENGTH = 256
 
 
 def load_packaged(tower: nn.Module, weights: PackagedWeights) -> None:
@@ -131,11 +133,12 @@ def starter_towers(
     )
     model = build_towers(
         spec,
-        tokenizer=AutoTokenizer.from_pretrained(text_folder, local_files_only=True),
+        tokenizer=TransformersTokenizer(
+            AutoTokenizer.from_pretrained(text_folder, local_files_only=True), CONTEXT_LENGTH
+        ),
         preprocessing=Preprocessing(
             size=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), resize="shortest"
         ),
-        context_length=256,
         logit_scale=logit_scale,
         name="starter_towers",
     )

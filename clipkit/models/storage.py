@@ -11,21 +11,21 @@ the file in it, and the sha256 of both. Nothing in a folder is ever run: no pick
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from clipkit.errors import ModelError
 from clipkit.models.dual_encoder import DualEncoder, state_digest
-from clipkit.models.paired_towers import build_towers, spec_from_architecture
+from clipkit.models.paired_towers import rebuild_paired_towers
 from clipkit.models.starter import PackagedWeights, load_packaged
+from clipkit.models.tokenizers import LOADERS as TOKENIZERS
 from clipkit.packages import file_sha256
 from clipkit.types import Preprocessing
 
@@ -33,6 +33,10 @@ FORMAT = 1
 DESCRIPTION = "clipkit.json"
 WEIGHTS = "model.safetensors"
 TOWERS = ("image_tower", "text_tower")
+FAMILIES: dict[str, Callable[..., DualEncoder]] = {"paired_towers": rebuild_paired_towers}
+"""What builds a model of each kind from its architecture, with random weights."""
+
+T = TypeVar("T")
 
 
 def save_model(
@@ -80,7 +84,7 @@ def _write(model: DualEncoder, folder: Path, training_data: Sequence[str]) -> No
             architecture[tower].pop("weights", None)
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     (folder / WEIGHTS).write_bytes(save(tensors))
-    model.tokenizer.save_pretrained(folder / "tokenizer")
+    tokenizer = model.tokenizer.save(folder / "tokenizer")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     description = {
         "format": FORMAT,
@@ -88,7 +92,7 @@ def _write(model: DualEncoder, folder: Path, training_data: Sequence[str]) -> No
         "preprocessing": asdict(model.preprocessing),
         "tokenizer": {
             "folder": "tokenizer",
-            "context_length": model.context_length,
+            **tokenizer,
             "long_texts": model.long_texts,
         },
         "similarity": model.similarity,
@@ -114,14 +118,14 @@ def load_model(folder: str | Path) -> DualEncoder:
     preprocessing = description["preprocessing"]
     for key in ("mean", "std"):
         preprocessing[key] = tuple(preprocessing[key])
-    model = build_towers(
-        spec_from_architecture(architecture),
-        tokenizer=AutoTokenizer.from_pretrained(root / settings["folder"], local_files_only=True),
+    load_tokenizer = _known(TOKENIZERS, settings.get("kind", "transformers"), root)
+    model = _known(FAMILIES, architecture.get("kind"), root)(
+        architecture,
+        tokenizer=load_tokenizer(root / settings["folder"], settings),
         preprocessing=Preprocessing(**preprocessing),
-        context_length=settings["context_length"],
         similarity=description["similarity"],
-        name=str(root.resolve()),
     )
+    model.name = str(root.resolve())
     model.architecture = architecture
     model.long_texts = settings.get("long_texts", "head")
     try:
@@ -130,6 +134,15 @@ def load_model(folder: str | Path) -> DualEncoder:
         raise ModelError(f"{root / WEIGHTS} cannot be read as safetensors: {error}") from None
     _fill(model, architecture, state, root)
     return model.eval()
+
+
+def _known(table: Mapping[str, T], kind: object, root: Path) -> T:
+    """Return what a description's kind stands for."""
+    if kind not in table:
+        raise ModelError(
+            f"{root / DESCRIPTION} is of kind {kind!r}; this clipkit reads {', '.join(table)}"
+        )
+    return table[str(kind)]
 
 
 def _fill(

@@ -93,6 +93,7 @@ def tiny_model() -> "DualEncoder":
 
     from clipkit.models.paired_towers import TowersSpec, build_towers
     from clipkit.models.starter import TEXT_WEIGHTS
+    from clipkit.models.tokenizers import TransformersTokenizer
     from clipkit.types import Preprocessing
 
     tokenizer = AutoTokenizer.from_pretrained(TEXT_WEIGHTS.locate().parent)
@@ -107,9 +108,8 @@ def tiny_model() -> "DualEncoder":
     half = (0.5, 0.5, 0.5)
     return build_towers(
         TowersSpec("test_resnet", text, dim=32),
-        tokenizer=tokenizer,
+        tokenizer=TransformersTokenizer(tokenizer, 32),
         preprocessing=Preprocessing(size=64, mean=half, std=half),
-        context_length=32,
     )
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from clipkit.errors import ModelError
-from clipkit.models.dual_encoder import MAX_PIECES, DualEncoder, state_digest
+from clipkit.models.dual_encoder import DualEncoder, state_digest
+from clipkit.models.tokenizers import MAX_PIECES
 
 Make = Callable[..., DualEncoder]
 
