@@ -42,7 +42,8 @@ def embed(
     console.print(f"store  {store.path}  ({info.rows} rows of {info.dim} numbers, {info.dtype})")
     if info.rejected:
         where = store.path / "rejects.parquet"
-        console.print(f"{info.rejected} rows could not be used: {where}")
+        rows = f"{info.rejected} row{'s' * (info.rejected != 1)}"
+        console.print(f"{rows} could not be used: {where}")
         for row in store.rejects()[:5]:
             console.print(f"  {row.id}: {row.reason}", markup=False)
     console.print(f'next   clipkit search {store.path} "words to look for"', soft_wrap=True)

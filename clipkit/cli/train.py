@@ -39,7 +39,8 @@ def train(
         out.print(terminal.before_after(result.metrics))
     rejected = result.metrics["rejected"]
     if rejected:
-        out.print(f"{rejected} rows could not be used: {result.folder / 'rejects.jsonl'}")
+        rows = f"{rejected} row{'s' * (rejected != 1)}"
+        out.print(f"{rows} could not be used: {result.folder / 'rejects.jsonl'}")
     captions = result.metrics["captions"]
     if captions["cut"]:
         told = {"head": "their beginnings", "sentence": "one sentence", "pieces": "their pieces"}

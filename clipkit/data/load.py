@@ -196,7 +196,8 @@ def _find(data: str) -> tuple[Path, str | None]:
         if name and (_is_pattern(name) or _is_there(Path(name))):
             return Path(name), part
     near = did_you_mean(head or data, manifests)
-    raise DataError(f"no data {data!r}: neither a file or folder nor a manifest{near}")
+    hint = near if "mean" in near else "; `clipkit data` lists the sets that have one"
+    raise DataError(f"no data {data!r}: neither a file or folder nor a manifest{hint}")
 
 
 def _is_there(path: Path) -> bool:
