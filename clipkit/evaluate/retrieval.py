@@ -15,8 +15,9 @@ from clipkit.models.dual_encoder import DualEncoder
 class Retrieval:
     """Finds each caption's image among all images, and each image's caption among all captions.
 
-    Every caption of an image is a query of its own and any of them is a right answer; rows whose
-    captions are the same text answer one another, so a duplicate never counts as a mistake.
+    Every caption of an image is a query of its own and any of them is a right answer; rows with the
+    same picture, byte for byte, or the same caption answer one another, so a duplicate never counts
+    as a mistake.
 
     Args:
         data: a data set, or what `load_data` takes, with captions.
@@ -45,7 +46,9 @@ class Retrieval:
         if not captions:
             raise DataError(f"{self.data.name}: retrieval needs captions, and its rows have none")
         text_features = encoder.texts(model, [text for _, text in captions])
-        matches = _matches(captions, {row: at for at, row in enumerate(rows)})
+        told = zip(self.data, self.data.image_keys(), strict=True)
+        keys = [~row if s.image is None else key for row, (s, key) in enumerate(told)]
+        matches = _matches(captions, {row: at for at, row in enumerate(rows)}, keys)
         captioned, image_matches = matches[:, 1].unique(return_inverse=True)
         image_features, text_features = image_features.cpu(), text_features.cpu()
         metrics = {}
@@ -61,12 +64,20 @@ class Retrieval:
         return metrics
 
 
-def _matches(captions: list[tuple[int, str]], position: dict[int, int]) -> Int[Tensor, "pairs 2"]:
-    """Return (caption, image) pairs that belong together: an image has a caption of that text."""
+def _matches(
+    captions: list[tuple[int, str]], position: dict[int, int], image_keys: list[int]
+) -> Int[Tensor, "pairs 2"]:
+    """Return (caption, image) pairs that belong together.
+
+    An image belongs to a caption that it has, and then so does every copy of that image.
+    """
+    copies: dict[int, list[int]] = {}
+    for row, at in position.items():
+        copies.setdefault(image_keys[row], []).append(at)
     images_of: dict[str, set[int]] = {}
-    keys = [caption_key(text) for _, text in captions]
-    for (row, _), key in zip(captions, keys, strict=True):
-        images_of.setdefault(key, set()).add(position[row])
+    texts = [caption_key(text) for _, text in captions]
+    for (row, _), text in zip(captions, texts, strict=True):
+        images_of.setdefault(text, set()).update(copies[image_keys[row]])
     return torch.tensor(
-        [(at, image) for at, key in enumerate(keys) for image in sorted(images_of[key])]
+        [(at, image) for at, text in enumerate(texts) for image in sorted(images_of[text])]
     )

@@ -22,23 +22,28 @@ def test_the_emoji_have_names_labels_and_drawings() -> None:
 
 
 def test_the_split_is_a_function_of_the_codes() -> None:
-    emoji = list_emoji()
-    test = split_off(emoji, split_by="emoji", holdout=800)
+    alone = {one.code: one.code for one in list_emoji()}
+    test = split_off(alone, holdout=800)
     assert len(test) == 800
-    assert split_off(emoji[::-1], split_by="emoji", holdout=800) == test
-    assert split_off(emoji, split_by="emoji", holdout=100) < test
+    backwards = dict(reversed(list(alone.items())))
+    assert split_off(backwards, holdout=800) == test
+    assert split_off(alone, holdout=100) < test
 
 
-def test_a_split_by_base_keeps_skin_tones_together() -> None:
-    emoji = list_emoji()
-    test = split_off(emoji, split_by="base", holdout=800)
+def test_groups_are_on_one_side() -> None:
+    groups = {one.code: one.base for one in list_emoji()}
+    test = split_off(groups, holdout=800)
     assert 790 <= len(test) <= 800
     sides: dict[str, set[bool]] = {}
-    for one in emoji:
-        sides.setdefault(one.base, set()).add(one.code in test)
+    for code, group in groups.items():
+        sides.setdefault(group, set()).add(code in test)
     assert all(len(side) == 1 for side in sides.values())
-    with pytest.raises(ConfigError, match="split_by"):
-        split_off(emoji, split_by="colour", holdout=1)
+
+
+def test_no_drawing_is_on_both_sides() -> None:
+    train, test = load_data("openmoji@train"), load_data("openmoji@test")
+    assert len(test) == 800
+    assert not set(train.image_keys()) & set(test.image_keys())
 
 
 def test_pictures_are_drawn_once_on_white(tmp_path: Path) -> None:
@@ -70,3 +75,5 @@ def test_all_of_openmoji(tmp_path: Path) -> None:
 def test_sizes_out_of_range(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="size must be at least 1"):
         load_openmoji(size=0, cache_dir=tmp_path)
+    with pytest.raises(ConfigError, match="split_by: 'bases' is unknown; did you mean 'base'"):
+        load_openmoji(split_by="bases", cache_dir=tmp_path)

@@ -9,6 +9,7 @@ from clipkit.errors import DataError
 from clipkit.evaluate import Retrieval
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.types import Sample
+from tests.conftest import square
 
 
 class Fixed:
@@ -46,6 +47,21 @@ def test_equal_captions_answer_one_another(model: DualEncoder) -> None:
     crossed = Fixed(torch.eye(2), torch.eye(2).roll(1, 0))
     scores = Retrieval(data=Dataset("d", rows), ks=(1,))(model, crossed)
     assert scores["text_to_image_r1"] == scores["image_to_text_r1"] == 1.0
+
+
+def test_copies_of_a_picture_answer_one_another(model: DualEncoder) -> None:
+    picture, other = square("red"), square("blue")
+    rows = [
+        Sample("0", picture, ("a flag",)),
+        Sample("1", picture.copy(), ("a banner",)),
+        Sample("2", other, ("the sea",)),
+    ]
+    crossed = Fixed(torch.eye(3), torch.eye(3)[[1, 0, 2]])
+    scores = Retrieval(data=Dataset("d", rows), ks=(1,))(model, crossed)
+    assert scores["text_to_image_r1"] == scores["image_to_text_r1"] == 1.0
+    wrong = Fixed(torch.eye(3), torch.eye(3)[[2, 1, 0]])
+    scores = Retrieval(data=Dataset("d", rows), ks=(1,))(model, wrong)
+    assert scores["text_to_image_r1"] == scores["image_to_text_r1"] == pytest.approx(1 / 3)
 
 
 def test_on_pictures_and_without_captions(model: DualEncoder, corrupt: Path, classes: Path) -> None:
