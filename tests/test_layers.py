@@ -28,6 +28,7 @@ ONLY = {
     "resvg_py": {"data/openmoji.py"},
     "timm": {"models/paired_towers.py"},
     "accelerate": {"train/processes.py"},
+    "onnxruntime": {"models/onnx_export.py"},
     "datasets": {"data/hub.py"},
     "rich": {"report/terminal.py"},
 }
