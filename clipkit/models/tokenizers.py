@@ -1,5 +1,7 @@
 """From texts to tokens: one face for the tokenizers of transformers and of open_clip."""
 
+import html
+import string
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -126,7 +128,26 @@ def _one_space(text: str) -> str:
     return " ".join(text.split())
 
 
-CLEANERS: dict[str, Callable[[str], str]] = {"none": _same, "whitespace": _one_space}
+def _mended(text: str) -> str:
+    """Mend a wrong encoding and HTML entities, as CLIP does."""
+    import ftfy
+
+    return html.unescape(html.unescape(ftfy.fix_text(text)))
+
+
+def _canonical(text: str) -> str:
+    """Drop punctuation and case, as SigLIP does."""
+    bare = _mended(text).replace("_", " ").translate(str.maketrans("", "", string.punctuation))
+    return _one_space(bare.lower())
+
+
+CLEANERS: dict[str, Callable[[str], str]] = {
+    "none": _same,
+    "whitespace": _one_space,
+    "open_clip_whitespace": lambda text: _one_space(_mended(text)),
+    "open_clip_lower": lambda text: _one_space(_mended(text)).lower(),
+    "open_clip_canonicalize": _canonical,
+}
 """What is done to texts before they are tokenised."""
 
 
