@@ -99,9 +99,9 @@ class Preprocessing:
         mean: subtracted from each channel after scaling to [0, 1].
         std: each channel is divided by it after that.
         interpolation: "bicubic" or "bilinear", always antialiased.
-        resize: "shortest" scales the shorter side to `resize_to` and crops the centre; "squash"
-            scales both sides to `size` and crops nothing.
-        resize_to: length of the shorter side before the crop, in pixels; `size` when `None`.
+        resize: "shortest" scales the shorter side to `resize_to`, "squash" both sides; then the
+            centre is cropped.
+        resize_to: that length before the crop, in pixels; `size` when `None`.
         crop: where the middle of an odd number of pixels is: "even" rounds half a pixel to the even
             number, as torchvision and open_clip do, "floor" down, as transformers does.
     """

@@ -60,9 +60,11 @@ def to_pixels(
     """
     size = preprocessing.size
     filter_ = _interpolation(preprocessing)
-    if preprocessing.resize == "squash":
-        return _array(_resized(image, (size, size), filter_))
     target = _shorter_side(preprocessing)
+    if preprocessing.resize == "squash":
+        whole = _resized(image, (target, target), filter_)
+        at = _middle(target - size, preprocessing)
+        return _array(whole.crop((at, at, at + size, at + size)) if target > size else whole)
     shorter, longer = sorted(image.size)
     long_target = int(target * longer / shorter)
     wide = image.width > image.height
@@ -186,9 +188,7 @@ def _interpolation(preprocessing: Preprocessing) -> Image.Resampling:
 
 def _shorter_side(preprocessing: Preprocessing) -> int:
     """Return the length that the shorter side is scaled to, once it is known to be a sane one."""
-    if preprocessing.resize == "squash":
-        return preprocessing.size
-    if preprocessing.resize != "shortest":
+    if preprocessing.resize not in ("shortest", "squash"):
         raise ConfigError(
             f"preprocessing has resize {preprocessing.resize!r}; known: shortest, squash"
         )

@@ -62,6 +62,13 @@ def test_squash_equals_torchvision() -> None:
     np.testing.assert_array_equal(to_pixels(image, settings), np.asarray(reference(image)))
 
 
+def test_squash_and_crop_equals_torchvision() -> None:
+    image = square("blue", size=(70, 41))
+    settings = Preprocessing(32, PLAIN.mean, PLAIN.std, resize="squash", resize_to=40)
+    both = v2.Compose([v2.Resize((40, 40), v2.InterpolationMode.BICUBIC), v2.CenterCrop(32)])
+    np.testing.assert_array_equal(to_pixels(image, settings), np.asarray(both(image)))
+
+
 def test_normalize_equals_torchvision_and_copies() -> None:
     pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
     before = pixels.clone()
