@@ -19,7 +19,8 @@ from clipkit.errors import ConfigError, did_you_mean
 from clipkit.evaluate import EVALUATORS
 from clipkit.losses import LOSSES
 from clipkit.models import DualEncoder, load, paired_towers, starter_towers
-from clipkit.models.trainable import TRAINABLE
+from clipkit.models.storage import SaveSettings
+from clipkit.models.trainable import TRAINABLE, Trainable
 from clipkit.packages import shipped_folder
 from clipkit.sentences import LongCaptions
 from clipkit.train.class_directions import ClassDirections
@@ -65,7 +66,8 @@ class Recipe:
     Attributes:
         data: what to train on.
         model: what `clipkit.load` takes, or a component.
-        trainable: projections, image_tower, text_tower or all.
+        trainable: projections, image_tower, text_tower, all, last_blocks or lora; the latter two
+            are components and have options.
         batch_size: pairs a step, over all processes.
         epochs: visits of each row.
         seed: of initialisation, order, choice of caption, dropout and augmentation.
@@ -85,12 +87,13 @@ class Recipe:
         general: evaluators of what must not be forgotten, by prefix.
         best: `prefix.metric` that chooses the model among the steps scored; the last one if null.
         max_rejected: the largest share of rows that may be unusable.
+        save: what the saved model holds, see `SaveSettings`.
         out: the run folder.
     """
 
     data: dict[str, Any]
     model: str | dict[str, Any] = "starter"
-    trainable: str = "projections"
+    trainable: str | dict[str, Any] = "projections"
     batch_size: int = 256
     epochs: int = 10
     seed: int = 0
@@ -109,6 +112,7 @@ class Recipe:
     general: dict[str, dict[str, Any]] = field(default_factory=dict)
     best: str | None = None
     max_rejected: float = 0.01
+    save: dict[str, Any] = field(default_factory=dict)
     out: str = "runs/last"
 
 
@@ -121,6 +125,8 @@ class Plan:
         settings: the same, typed.
         data: what to train on.
         optim: how the parameters move.
+        save: what the saved model holds.
+        trainable: chooses what trains.
         make_model: loads or builds the model.
         make_loss: builds the loss.
         make_class_directions: builds the class-direction term, or `None`.
@@ -131,6 +137,8 @@ class Plan:
     settings: Recipe
     data: DataSettings
     optim: OptimSettings
+    save: SaveSettings
+    trainable: Trainable
     make_model: Callable[[], DualEncoder]
     make_loss: Callable[[], Any]
     make_class_directions: Callable[[], ClassDirections] | None
@@ -234,9 +242,8 @@ def _check(raw: dict[str, Any], problems: list[str]) -> Plan | None:
     if optim.get("schedule", "cosine") not in SCHEDULES:
         hint = did_you_mean(str(optim["schedule"]), SCHEDULES)
         problems.append(f"optim.schedule: {optim['schedule']!r} is unknown{hint}")
-    if full["trainable"] not in TRAINABLE:
-        hint = did_you_mean(str(full["trainable"]), TRAINABLE)
-        problems.append(f"trainable: {full['trainable']!r} is unknown{hint}")
+    save = check_options(SaveSettings, full["save"] or {}, "save", problems)
+    trainable, full["trainable"] = _check_trainable(full["trainable"], problems)
     for key, low in (("batch_size", 2), ("epochs", 0)):
         if isinstance(full[key], int) and full[key] < low:
             problems.append(f"{key}: {full[key]} is less than {low}")
@@ -270,19 +277,36 @@ def _check(raw: dict[str, Any], problems: list[str]) -> Plan | None:
         problems.append(
             f"best: {full['best']!r} starts with no evaluator's name: write PREFIX.METRIC"
         )
-    if problems:
+    if problems or trainable is None:
         return None
+    full["save"] = filled(SaveSettings, save)
     full["data"], full["optim"] = filled(DataSettings, data), filled(OptimSettings, optim)
     return Plan(
         recipe=full,
         settings=Recipe(**full),
         data=DataSettings(**data),
         optim=OptimSettings(**optim),
+        save=SaveSettings(**save),
+        trainable=trainable,
         make_model=make_model,
         make_loss=make_loss,
         make_class_directions=directions,
         evaluators=evaluators,
     )
+
+
+def _check_trainable(given: Any, problems: list[str]) -> tuple[Trainable | None, Any]:
+    """Make what chooses the parameters that train; return it and its full form."""
+    before = len(problems)
+    spec = {"name": given} if isinstance(given, str) else given
+    make, full = check_component(TRAINABLE, spec, "trainable", problems)
+    if len(problems) > before:
+        return None, given
+    try:
+        return make(), full if len(full) > 1 else full["name"]
+    except ConfigError as error:
+        problems.append(str(error))
+        return None, given
 
 
 def _named(value: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 
 from clipkit.data.rejects import Rejects
 from clipkit.models import DualEncoder
-from clipkit.models.trainable import set_dropout, set_trainable
+from clipkit.models.trainable import Counts, set_dropout, set_trainable
 from clipkit.recipe import Plan, read_recipe
 from clipkit.train.feature_cache import FeatureCache
 from clipkit.train.loop import FitResult, StepReport, fit
@@ -41,6 +41,7 @@ def train(
     overrides: Sequence[str] = (),
     *,
     restart: bool = False,
+    on_start: Callable[[Counts], None] | None = None,
     on_encode: PartProgress | None = None,
     on_progress: Callable[[StepReport], None] | None = None,
 ) -> TrainResult:
@@ -50,6 +51,7 @@ def train(
         recipe: a path, or the name of a recipe that ships.
         overrides: `key=value`, such as "optim.lr=1e-4" or "out=runs/mine".
         restart: replace a run that is in the folder already.
+        on_start: told how many parameters of each part train, and how many do not.
         on_encode: told how far the encoding of frozen towers is.
         on_progress: told how far the training is.
 
@@ -70,7 +72,7 @@ def train(
     model = plan.make_model()
     if plan.data.long_captions == "pieces":
         model.long_texts = "pieces"
-    parameters = set_trainable(model, settings.trainable)
+    parameters = set_trainable(model, plan.trainable)
     set_dropout(
         model,
         hidden=settings.dropout,
@@ -83,6 +85,8 @@ def train(
     main = is_main_process()
     run = RunFolder(settings.out, recipe=plan.yaml(), restart=restart, writes=main)
     cache = FeatureCache(report=on_encode, max_rejected=settings.max_rejected)
+    if on_start is not None and main:
+        on_start(parameters)
     try:
         run.log("start", data=data.fingerprint(), rows=len(data), parameters=parameters)
         result = fit(
@@ -110,7 +114,12 @@ def train(
         metrics = _metrics(plan, result, data.fingerprint(), len(data), parameters)
         model.to("cpu")
         if main:
-            model.save(str(run.model), training_data=[data.fingerprint()])
+            model.save(
+                str(run.model),
+                training_data=[data.fingerprint()],
+                base=plan.save.base,
+                adapters=plan.save.adapters,
+            )
         wait_for_everyone()
         model.name = str(run.model.resolve())
         run.write_metrics(metrics)
@@ -127,7 +136,7 @@ def _metrics(
     result: FitResult,
     fingerprint: str,
     rows: int,
-    parameters: dict[str, tuple[int, int]],
+    parameters: Counts,
 ) -> dict[str, Any]:
     """Return what `metrics.json` holds."""
     return {

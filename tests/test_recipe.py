@@ -4,6 +4,7 @@ import pytest
 
 from clipkit.errors import ConfigError
 from clipkit.losses import ClipLoss
+from clipkit.models.trainable import LastBlocks, Lora, WholeTowers
 from clipkit.packages import shipped_folder
 from clipkit.recipe import find_recipe, read_recipe
 
@@ -46,6 +47,40 @@ def test_the_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:
     assert again.recipe["out"] == "runs/mine"
 
 
+@pytest.mark.parametrize(
+    ("given", "full", "made"),
+    [
+        ("projections", "projections", WholeTowers(())),
+        ("{name: all}", "all", WholeTowers()),
+        (
+            "last_blocks",
+            {"name": "last_blocks", "n": 1, "image": None, "text": None},
+            LastBlocks(),
+        ),
+        (
+            "{name: lora, rank: 4, layers: [mlp]}",
+            {
+                "name": "lora",
+                "rank": 4,
+                "alpha": 16.0,
+                "dropout": 0.0,
+                "layers": ["mlp"],
+                "towers": ["image_tower", "text_tower"],
+            },
+            Lora(rank=4, layers=("mlp",)),
+        ),
+    ],
+)
+def test_what_trains_is_a_word_or_a_component(
+    tmp_path: Path, given: str, full: object, made: object
+) -> None:
+    plan = read_recipe(write(tmp_path, GOOD), [f"trainable={given}"])
+    assert plan.recipe["trainable"] == full
+    assert plan.trainable == made
+    (tmp_path / "resolved.yaml").write_text(plan.yaml())
+    assert read_recipe(tmp_path / "resolved.yaml").trainable == made
+
+
 def test_three_mistakes_are_told_together(tmp_path: Path) -> None:
     text = GOOD.replace("lr: 1.0e-3", "lr: fast, warmup: 3").replace("retrieval", "retreival")
     with pytest.raises(ConfigError) as caught:
@@ -63,6 +98,14 @@ def test_three_mistakes_are_told_together(tmp_path: Path) -> None:
     ("change", "word"),
     [
         ("trainable=projection", "did you mean 'projections'"),
+        ("trainable.name=lorra", "trainable.name: 'lorra' is unknown; did you mean 'lora'"),
+        ("trainable={name: lora, rnk: 4}", "trainable.rnk: unknown key; did you mean 'rank'"),
+        ("trainable={name: lora, rank: 0}", "trainable.rank: 0 is less than 1"),
+        ("trainable={name: lora, towers: [txt]}", "trainable.towers: input should be"),
+        ("trainable={name: last_blocks, n: many}", "trainable.n: input should be a valid integer"),
+        ("trainable={rank: 4}", "trainable: needs a name; known: all, image_tower, last_blocks"),
+        ("trainable={name: all, n: 1}", "trainable.n: unknown key"),
+        ("save.adapters=apart", "save.adapters: input should be 'alone' or 'merged'"),
         ("optim.schedule=cosin", "did you mean 'cosine'"),
         ("batch_size=1", "batch_size: 1 is less than 2"),
         ("epochs=-1", "epochs: -1 is less than 0"),

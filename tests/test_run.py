@@ -10,6 +10,7 @@ import clipkit
 from clipkit.errors import ConfigError
 from clipkit.models import load
 from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.trainable import Counts
 
 Make = Callable[..., DualEncoder]
 
@@ -77,6 +78,47 @@ def test_everything_trains_too(recipe: Path) -> None:
         assert torch.equal(saved.encode_image(images), result.model.encode_image(images))
 
 
+@pytest.mark.parametrize("adapters", ["alone", "merged"])
+def test_adapters_train_and_are_saved(recipe: Path, adapters: str) -> None:
+    told: list[Counts] = []
+    result = clipkit.train(
+        recipe,
+        ["trainable={name: lora, rank: 2}", f"save.adapters={adapters}", "epochs=2"],
+        on_start=told.append,
+    )
+    assert result.metrics["parameters"] == {
+        part: {"trained": trained, "frozen": still} for part, (trained, still) in told[0].items()
+    }
+    trained, still = told[0]["text_tower"]
+    assert 0 < trained < still
+    assert (result.folder / "model" / "adapters.safetensors").exists() == (adapters == "alone")
+    images = torch.randn(2, 3, 32, 32)
+    saved = load(result.folder / "model")
+    with torch.inference_mode():
+        difference = saved.encode_image(images) - result.model.encode_image(images)
+    assert difference.abs().max() <= (0 if adapters == "alone" else 1e-5)
+
+
+def test_the_best_adapters_are_kept(recipe: Path) -> None:
+    """Also where the best step is before the first: nothing of the training is left."""
+    overrides = ["trainable={name: lora, rank: 2}", "best=mine.mean_recall", "optim.lr=0"]
+    result = clipkit.train(recipe, [*overrides, "epochs=1"])
+    assert result.metrics["best"]["step"] == 0
+    assert result.metrics["after"] == result.metrics["before"]
+
+
+def test_last_blocks_train(recipe: Path, tmp_path: Path) -> None:
+    result = clipkit.train(recipe, ["trainable={name: last_blocks, text: 0}", "epochs=1"])
+    before, after = (
+        load(tmp_path / "base").state_dict(),
+        load(result.folder / "model").state_dict(),
+    )
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    towers = {name for name in moved if "_tower." in name}
+    assert towers
+    assert all(name.startswith("image_tower.model.layer4.") for name in towers)
+
+
 @pytest.mark.parametrize("how", ["head", "sentence", "pieces"])
 def test_long_captions_are_counted(recipe: Path, corrupt: Path, how: str) -> None:
     (corrupt / "red0.txt").write_text("a red square. " * 9)
@@ -91,3 +133,16 @@ def test_labels_are_captions_where_there_are_none(recipe: Path, classes: Path) -
     assert result.metrics["captions"]["seen"] == 12
     with pytest.raises(ConfigError, match=r"data.label_template: 'a' has not exactly one"):
         clipkit.train(recipe, ["data.label_template=a"])
+
+
+@pytest.mark.slow
+def test_the_recipe_with_adapters_learns(tmp_path: Path) -> None:
+    result = clipkit.train("openmoji_lora", ["epochs=1", "general={}", f"out={tmp_path / 'run'}"])
+    trained, frozen = (
+        result.metrics["parameters"]["text_tower"][key] for key in ("trained", "frozen")
+    )
+    assert trained < 0.01 * frozen
+    before, after = (result.metrics[at]["data"]["openmoji"] for at in ("before", "after"))
+    assert after["mean_recall"] > 1.5 * before["mean_recall"]
+    assert (result.folder / "model" / "adapters.safetensors").stat().st_size < 1_000_000
+    assert load(result.folder / "model").fingerprint() == result.model.fingerprint()

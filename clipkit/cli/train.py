@@ -20,6 +20,13 @@ def train(
     from clipkit.run import train as run
     from clipkit.train.loop import StepReport
 
+    notes = terminal.notes()
+
+    def on_start(parameters: dict[str, tuple[int, int]]) -> None:
+        for part, (trained, still) in parameters.items():
+            if trained + still:
+                notes.print(f"{part.replace('_', ' ')}: {_share(trained, trained + still)}")
+
     with terminal.Bars() as bars:
 
         def on_progress(now: StepReport) -> None:
@@ -30,7 +37,12 @@ def train(
             bars.show("training steps", now.step, now.steps, told)
 
         result = run(
-            recipe, overrides or [], restart=restart, on_encode=bars.show, on_progress=on_progress
+            recipe,
+            overrides or [],
+            restart=restart,
+            on_start=on_start,
+            on_encode=bars.show,
+            on_progress=on_progress,
         )
     if not result.is_main_process:
         return
@@ -55,3 +67,15 @@ def train(
     out.print(f"model  {model}")
     out.print(f"next   clipkit classify PHOTOS --model {model} --labels cat,dog", soft_wrap=True)
     out.print(f"       clipkit embed PHOTOS --model {model} --out store", soft_wrap=True)
+
+
+def _share(trained: int, of: int) -> str:
+    """Say how many of a part's parameters train."""
+    if trained in (0, of):
+        return f"{'none' if trained == 0 else 'all'} of {_count(of)} parameters train"
+    return f"{trained:,} of {_count(of)} parameters train"
+
+
+def _count(number: int) -> str:
+    """Write a number, in millions from there on."""
+    return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number:,}"

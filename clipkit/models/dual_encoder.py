@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,6 +16,8 @@ from clipkit.types import Preprocessing
 
 Similarity = Literal["softmax", "sigmoid"]
 LongTexts = Literal["head", "pieces"]
+Base = Literal["reference", "inside"]
+Adapters = Literal["alone", "merged"]
 
 MAX_LOGIT_SCALE = 100.0
 
@@ -73,6 +75,8 @@ class DualEncoder(nn.Module):
         self.similarity: Similarity = similarity
         self.long_texts: LongTexts = long_texts
         self.name = name
+        self.tower_digests: dict[str, str] = {}
+        """What towers were in float32 that compute in bfloat16 now; see `precision`."""
 
     @property
     def dim(self) -> int:
@@ -150,51 +154,88 @@ class DualEncoder(nn.Module):
         return self.tokenizer.count(texts)
 
     def train(self, mode: bool = True) -> "DualEncoder":
-        """Switch to training, except frozen towers: their dropout and batch statistics stay off."""
+        """Switch to training; what is frozen keeps its dropout and batch statistics off."""
         super().train(mode)
-        for tower in (self.image_tower, self.text_tower):
-            if not any(parameter.requires_grad for parameter in tower.parameters()):
-                tower.eval()
+        if mode:
+            rest_frozen(self)
         return self
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
-        """Keep the multiplier in [1, 100], as CLIP does; call it after each optimiser step."""
-        self.log_logit_scale.clamp_(0.0, math.log(MAX_LOGIT_SCALE))
+        """Keep the multiplier in [1, 100], as CLIP does; call it after each optimiser step.
+
+        That of a sigmoid model has no upper bound: SigLIP's own are above 100.
+        """
+        most = math.log(MAX_LOGIT_SCALE) if self.similarity == "softmax" else None
+        self.log_logit_scale.clamp_(0.0, most)
 
     def fingerprint(self) -> str:
         """Return "sha256:…" of everything that an embedding depends on.
 
         Weights, architecture, preprocessing and context length count; `name` does not, nor where
-        the weights came from.
+        the weights came from, nor that the towers compute in bfloat16.
         """
         digest = hashlib.sha256()
-        settings = {
+        settings: dict[str, Any] = {
             "preprocessing": self.preprocessing.settings(),
             "context_length": self.context_length,
             "similarity": self.similarity,
             **self.tokenizer.identity(),
         }
+        if self.architecture["kind"] != "paired_towers":  # theirs are told by their weights
+            settings["architecture"] = self.architecture["config"]
+        if "lora" in self.architecture:
+            settings["lora"] = {key: self.architecture["lora"][key] for key in ("rank", "alpha")}
         if self.long_texts != "head":
             settings["long_texts"] = self.long_texts
         digest.update(json.dumps(settings, sort_keys=True).encode())
         for part in ("image_tower", "text_tower", "image_projection", "text_projection"):
-            digest.update(state_digest(getattr(self, part)).encode())
+            loaded = self.tower_digests.get(part)
+            digest.update((loaded or state_digest(getattr(self, part))).encode())
         for scalar in (self.log_logit_scale, self.logit_bias_parameter):
             digest.update(b"" if scalar is None else scalar.detach().cpu().numpy().tobytes())
         return f"sha256:{digest.hexdigest()}"
 
-    def save(self, folder: str, *, training_data: Sequence[str] = ()) -> None:
+    def save(
+        self,
+        folder: str,
+        *,
+        training_data: Sequence[str] = (),
+        base: Base = "reference",
+        adapters: Adapters = "alone",
+    ) -> None:
         """Write the self-describing folder that `clipkit.load` reads; see `storage.save_model`."""
         from clipkit.models.storage import save_model
 
-        save_model(self, folder, training_data=training_data)
+        save_model(self, folder, training_data=training_data, base=base, adapters=adapters)
 
 
-def state_digest(module: nn.Module) -> str:
-    """Return the sha256 of a module's names, shapes, dtypes and values."""
+def rest_frozen(module: nn.Module) -> None:
+    """Put the frozen parts of a module that trains into evaluation mode.
+
+    What has parameters rests when none of them trains. What has none (dropout, say) rests in a
+    module that trains in part, as long as nothing that trains was registered there before it.
+    """
+    trains = [parameter.requires_grad for parameter in module.parameters()]
+    if all(trains):
+        return
+    if not any(trains):
+        module.eval()
+        return
+    begun = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+    for child in module.children():
+        if not any(True for _ in child.parameters()):
+            child.train(begun)
+            continue
+        rest_frozen(child)
+        begun = begun or any(parameter.requires_grad for parameter in child.parameters())
+
+
+def state_digest(state: nn.Module | Mapping[str, Tensor]) -> str:
+    """Return the sha256 of names, shapes, dtypes and values: of a module's state, or of tensors."""
     digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
+    tensors = state.state_dict() if isinstance(state, nn.Module) else state
+    for name, value in tensors.items():
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -98,7 +98,8 @@ class FeatureCache:
         Raises:
             DataError: when no image can be read.
         """
-        settings = json.dumps([model.preprocessing.settings(), mirrored], sort_keys=True)
+        build = model.architecture.get("config")
+        settings = json.dumps([model.preprocessing.settings(), mirrored, build], sort_keys=True)
         tower = model.image_tower
         key = self._key("image", tower, settings, data.fingerprint())
 
@@ -137,7 +138,8 @@ class FeatureCache:
             what: names the texts in reports.
         """
         digest = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
-        settings = f"{model.context_length} {model.long_texts}"
+        build = [model.tokenizer.identity(), model.architecture.get("config")]
+        settings = json.dumps([model.context_length, model.long_texts, build], sort_keys=True)
         key = self._key("text", model.text_tower, settings, digest)
 
         def encode() -> tuple[Tensor, Tensor, dict[str, str]]:

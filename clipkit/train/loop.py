@@ -268,12 +268,10 @@ class _Kept:
 
     @staticmethod
     def _copy(model: DualEncoder) -> dict[str, Tensor]:
-        """Copy what changes in training: trained parameters, and all of a tower that trains."""
-        still = tuple(
-            tower for tower in ("image_tower", "text_tower") if frozen(getattr(model, tower))
-        )
+        """Copy what changes in training: all but frozen parameters."""
+        still = {name for name, value in model.named_parameters() if not value.requires_grad}
         state = model.state_dict()
-        return {k: v.detach().clone() for k, v in state.items() if not k.startswith(still)}
+        return {k: v.detach().clone() for k, v in state.items() if k not in still}
 
 
 class _Watch:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import yaml
@@ -38,8 +39,21 @@ def test_a_corrupt_image_is_listed_and_the_rest_goes_on(
 ) -> None:
     result = run("train", recipe(saved, corrupt))
     assert result.code == 0
-    assert "1 rows could not be used" in result.out
+    assert "1 row could not be used" in result.out
     assert "red1.png" in (corrupt.parent / "run" / "rejects.jsonl").read_text()
+
+
+def test_what_trains_is_told_before_it_does(run: Run, saved: Path, photos: Path) -> None:
+    result = run("train", recipe(saved, photos, trainable={"name": "lora", "rank": 2}))
+    assert result.code == 0
+    lines = result.err.splitlines()
+    assert re.fullmatch(r"image tower: [\d,]+ of 3\d\d,\d{3} parameters train", lines[0])
+    assert re.fullmatch(r"text tower: [\d,]+ of \d\d,\d{3} parameters train", lines[1])
+    assert lines[2] == "image projection: all of 1,552 parameters train"
+    again = run("train", recipe(saved, photos), "--restart")
+    assert re.fullmatch(
+        r"image tower: none of \d{3},\d{3} parameters train", again.err.splitlines()[0]
+    )
 
 
 def test_mistakes_are_listed(run: Run, saved: Path, photos: Path) -> None:

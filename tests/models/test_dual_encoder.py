@@ -1,11 +1,15 @@
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from clipkit.errors import ModelError
+from clipkit.models import load
 from clipkit.models.dual_encoder import DualEncoder, state_digest
 from clipkit.models.tokenizers import MAX_PIECES
+from tests.models.open_clip_folders import make_folder
 
 Make = Callable[..., DualEncoder]
 
@@ -103,3 +107,25 @@ def test_state_digest_tells_values_and_names_apart() -> None:
     assert state_digest(a) != state_digest(b)
     b.load_state_dict(a.state_dict())
     assert state_digest(a) == state_digest(b)
+
+
+def test_a_sigmoid_models_scale_has_no_upper_bound(model: DualEncoder) -> None:
+    with torch.no_grad():
+        model.log_logit_scale.fill_(5.0)
+        model.similarity = "sigmoid"
+        model.clamp_logit_scale()
+        assert model.log_logit_scale.item() == 5.0
+        model.similarity = "softmax"
+        model.clamp_logit_scale()
+    assert model.logit_scale.item() == pytest.approx(100.0)
+
+
+def test_the_activation_is_in_the_fingerprint(tmp_path: Path) -> None:
+    folder = make_folder("vit", tmp_path / "a")
+    weights = folder / "open_clip_model.safetensors"
+    described = json.loads((folder / "open_clip_config.json").read_text())
+    plain = load(f"open_clip:{folder}").fingerprint()
+    described["model_cfg"]["quick_gelu"] = True
+    (folder / "open_clip_config.json").write_text(json.dumps(described))
+    assert weights.is_file()
+    assert load(f"open_clip:{folder}").fingerprint() != plain
