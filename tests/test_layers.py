@@ -11,6 +11,7 @@ LAYERS = [
     ["packages", "components", "sentences", "imagenet"],
     ["models", "data", "losses"],
     ["encode"],
+    ["convert"],
     ["classify", "embed"],
     ["evaluate"],
     ["train"],
@@ -22,7 +23,14 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ONLY = {
-    "open_clip": {"imagenet.py"},
+    "open_clip": {
+        "imagenet.py",
+        "models/from_open_clip.py",
+        "models/open_clip_files.py",
+        "models/open_clip_tokenizers.py",
+        "models/open_clip_towers.py",
+    },
+    "peft": {"models/lora.py"},
     "pydantic": {"components.py"},
     "yaml": {"recipe.py", "data/manifest.py"},
     "resvg_py": {"data/openmoji.py"},

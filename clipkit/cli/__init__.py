@@ -7,6 +7,7 @@ import warnings
 import typer
 
 from clipkit.cli.classify import classify
+from clipkit.cli.convert import convert
 from clipkit.cli.data import app as data
 from clipkit.cli.embed import embed
 from clipkit.cli.evaluate import evaluate
@@ -30,6 +31,7 @@ app.command("eval")(evaluate)
 app.command("classify")(classify)
 app.command("embed")(embed)
 app.command("search")(search)
+app.command("convert")(convert)
 app.add_typer(data, name="data")
 app.add_typer(models, name="models")
 app.add_typer(recipes, name="recipes")

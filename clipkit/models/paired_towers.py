@@ -4,6 +4,8 @@ Locked-image tuning (Zhai et al. 2022, https://arxiv.org/abs/2111.07991) is this
 tower; here both towers may be frozen, tuned, or one of each (see `trainable`).
 """
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -79,6 +81,17 @@ class TextTower(nn.Module):
             return hidden[:, 0]
         mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
         return (hidden * mask).sum(1) / mask.sum(1)
+
+
+def find_image_model(pattern: str, fits: Callable[[Any], bool]) -> str | None:
+    """Return timm's name of the first architecture that fits, of those a pattern stands for."""
+    for name in timm.list_models(pattern):
+        with torch.device("meta"):
+            model = timm.create_model(name, num_classes=0)
+        with contextlib.suppress(AttributeError):  # of another build than what is looked for
+            if fits(model):
+                return str(name)
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """The same weights in open_clip's model and in transformers' give the same features."""
 
+from typing import Any
+
 import pytest
 import torch
 from open_clip.model import CustomTextCLIP
@@ -17,7 +19,7 @@ from clipkit.models.layouts import (
 WIDTH, DIM, WORDS, CONTEXT = 64, 48, 99, 12
 
 
-def scramble(model: nn.Module) -> nn.Module:
+def scramble(model: nn.Module) -> Any:
     """Give every parameter a value of its own: what starts at zero or one would hide a mistake."""
     torch.manual_seed(1)
     with torch.no_grad():
@@ -26,7 +28,7 @@ def scramble(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def open_clip_vit(*, quick_gelu: bool) -> nn.Module:
+def open_clip_vit(*, quick_gelu: bool) -> Any:
     return scramble(
         CustomTextCLIP(
             embed_dim=DIM,
@@ -42,7 +44,7 @@ def open_clip_vit(*, quick_gelu: bool) -> nn.Module:
     )  # fmt: skip
 
 
-def transformers_clip(*, quick_gelu: bool) -> nn.Module:
+def transformers_clip(*, quick_gelu: bool) -> Any:
     act = {"hidden_act": "quick_gelu" if quick_gelu else "gelu"}
     size = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": 2, **act}
     text = {"num_attention_heads": 2, "vocab_size": WORDS, "max_position_embeddings": CONTEXT}
@@ -54,7 +56,7 @@ def transformers_clip(*, quick_gelu: bool) -> nn.Module:
     return scramble(CLIPModel(config))
 
 
-def open_clip_siglip() -> nn.Module:
+def open_clip_siglip() -> Any:
     return scramble(
         CustomTextCLIP(
             embed_dim=192,
