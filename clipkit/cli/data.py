@@ -2,6 +2,7 @@
 
 import json
 import random
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,12 +57,20 @@ def info(
         ["rejects", Rejects(rows=dataset.rejects).summary()],
         ["licence", dataset.licence or "-"],
         ["fingerprint", dataset.fingerprint()],
-        ["first row", f"{first.id}: {', '.join(first.captions) or first.label or 'no caption'}"],
+        ["first row", f"{first.id}: {_told(first.captions) or first.label or 'no caption'}"],
     ]
     console = terminal.out()
     console.print(terminal.rows([dataset.name, ""], lines))
     for reject in dataset.rejects[:10]:
         console.print(f"  {reject.id}: {reject.reason} ({reject.where})", markup=False)
+
+
+def _told(captions: tuple[str, ...]) -> str:
+    """Return the first of some captions, cut, and how many more there are."""
+    if not captions:
+        return ""
+    more = f" (and {len(captions) - 1:,} more)" if len(captions) > 1 else ""
+    return textwrap.shorten(captions[0], 120, placeholder=" …") + more
 
 
 @app.command("audit")

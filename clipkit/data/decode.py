@@ -20,7 +20,8 @@ MAX_PIXELS = 178_956_970
 """The pixel limit unless said otherwise; PIL's own default, above which it speaks of a bomb."""
 
 IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif",
+    ".jp2", ".ppm", ".pgm",
 )  # fmt: skip
 """Endings, in lower case, of the files that are looked at as images."""
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from clipkit.data.columnar import ColumnarSamples
 from clipkit.data.dataset import Dataset
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, DataError
 from clipkit.types import Reject, Sample
 
 PLAIN = "a photo of a {}."
@@ -30,6 +30,7 @@ def caption_labels(data: Dataset, template: str | None = None) -> Dataset:
 
     Raises:
         ConfigError: `template` has not exactly one `{}`.
+        DataError: no row has a caption or a label.
     """
     if template is None:
         template = data.templates[0] if data.templates else PLAIN
@@ -56,5 +57,10 @@ def caption_labels(data: Dataset, template: str | None = None) -> Dataset:
 def _with(
     data: Dataset, samples: "list[Sample] | ColumnarSamples", lacking: list[Sample]
 ) -> Dataset:
+    if not len(samples):
+        raise DataError(
+            f"{data.name}: its {len(lacking):,} rows have neither captions nor labels to train on;"
+            " name their column, or a split (NAME@SPLIT) where the data has several"
+        )
     rejects = (*data.rejects, *(Reject(sample.id, NEITHER, data.name) for sample in lacking))
     return replace(data, samples=samples, rejects=rejects)

@@ -87,8 +87,10 @@ def load_data(
             read = _read_path(path, split, columns, folder, progress)
             dataset = _dataset(_name(path, split), read)
     if not len(dataset.samples):
-        rejects = Rejects(rows=dataset.rejects)
-        raise DataError(f"{data} has no row that can be used ({rejects.summary()})")
+        told = Rejects(rows=dataset.rejects).summary()
+        if not dataset.rejects and "@" in str(data):
+            told = f"none is of the split {str(data).rpartition('@')[2]!r}"
+        raise DataError(f"{data} has no row that can be used ({told})")
     return dataset
 
 

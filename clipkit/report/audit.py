@@ -85,7 +85,7 @@ def _facts(part: PartAudit) -> Iterator[tuple[str, str]]:
         yield from _captions(part.captions)
     yield "identical images", _repeats(part.same_image, "images")
     if part.captions is not None:
-        yield "identical captions", _repeats(part.same_caption, "captions")
+        yield "captions of several images", _repeats(part.same_caption, "captions")
     if part.classes:
         counts = list(part.classes.values())
         yield "classes", f"{len(counts):,} of {min(counts):,} to {max(counts):,} rows"
@@ -96,7 +96,8 @@ def _facts(part: PartAudit) -> Iterator[tuple[str, str]]:
 def _captions(captions: Captions) -> Iterator[tuple[str, str]]:
     yield "captions", f"{captions.count:,}"
     yield "captions of a row", _spread(captions.a_row)
-    yield "words of a caption", f"{_spread(captions.words)} in {captions.longest}"
+    yield "words of a caption", _spread(captions.words)
+    yield "longest caption", captions.longest
     if captions.cut is not None:
         name = f"captions cut at {captions.context_length} tokens"
         lost = f"; tokens lost: {_spread(captions.lost)}" if captions.lost else ""
@@ -125,7 +126,8 @@ def _spread(spread: Spread | None) -> str:
 def _repeats(repeats: Repeats, what: str) -> str:
     if not repeats.groups:
         return "none"
-    return f"{repeats.groups:,} {what} in {repeats.rows:,} rows"
+    noun = what if repeats.groups > 1 else what[:-1]
+    return f"{repeats.groups:,} {noun} in {repeats.rows:,} rows"
 
 
 def _share(count: int, whole: int) -> str:

@@ -24,11 +24,12 @@ class RunFolder:
     Args:
         path: the folder; made when absent.
         recipe: the resolved recipe as YAML text, or `None` when there is none.
-        restart: throw away a run that is in the folder already.
+        restart: replace a run that is in the folder already; it comes back where this one does
+            not get as far as its metrics, which then lies beside it as `NAME.failed`.
         writes: write; false in all but one of several processes, where nothing is touched.
 
     Raises:
-        ConfigError: when the folder holds a run and `restart` is false, or other files.
+        ConfigError: when the folder holds a finished run and `restart` is false, or other files.
     """
 
     def __init__(
@@ -44,21 +45,28 @@ class RunFolder:
         self.writes = writes
         self._started = time.monotonic()
         self._log: TextIO | None = None
+        self._previous = self.path.with_name(f".{self.path.name}.previous")
+        self._finished = False
         if not writes:
             return
         if self.path.is_file():
             raise ConfigError(f"out: {self.path} is a file; name a folder")
+        self._bring_back()
         if self.path.is_dir() and any(self.path.iterdir()):
             if not (self.path / "log.jsonl").is_file():
                 raise ConfigError(
                     f"out: {self.path} holds files that are no run: name another folder"
                 )
-            if not restart:
+            finished = any((self.path / part).exists() for part in ("metrics.json", "model"))
+            if finished and not restart:
                 raise ConfigError(
                     f"out: {self.path} holds a run already: name another folder with out=FOLDER,"
                     " or replace it with --restart"
                 )
-            shutil.rmtree(self.path)
+            if finished:
+                self.path.rename(self._previous)
+            else:  # it failed or was stopped, and there is nothing in it to keep
+                shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self._log = (self.path / "log.jsonl").open("a", encoding="utf-8")
         if recipe is not None:
@@ -85,8 +93,27 @@ class RunFolder:
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write `metrics.json`."""
         self.write("metrics.json", json.dumps(metrics, indent=2) + "\n")
+        self._finished = True
 
     def close(self) -> None:
-        """Close the log."""
-        if self._log is not None:
-            self._log.close()
+        """Close the log; the run that was replaced goes, or comes back."""
+        if self._log is None:
+            return
+        self._log.close()
+        if self._finished:
+            shutil.rmtree(self._previous, ignore_errors=True)
+        else:
+            self._bring_back()
+
+    def _bring_back(self) -> None:
+        """Put back a run that was to be replaced by one that did not finish."""
+        if not self._previous.is_dir():
+            return
+        if (self.path / "metrics.json").is_file():  # it did, and was stopped right after
+            shutil.rmtree(self._previous)
+            return
+        failed = self.path.with_name(f"{self.path.name}.failed")
+        shutil.rmtree(failed, ignore_errors=True)
+        if self.path.is_dir():
+            self.path.rename(failed)
+        self._previous.rename(self.path)

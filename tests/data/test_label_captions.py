@@ -6,7 +6,7 @@ import pytest
 from clipkit.data import Dataset, load_data
 from clipkit.data.columnar import ColumnarSamples
 from clipkit.data.label_captions import NEITHER, caption_labels
-from clipkit.errors import ConfigError
+from clipkit.errors import ConfigError, DataError
 from clipkit.types import Sample
 from tests.conftest import square
 
@@ -35,6 +35,11 @@ def test_the_templates_of_the_data_and_of_the_caller(classes: Path) -> None:
     assert caption_labels(own, "{}!")[0].captions == ("black!",)
     with pytest.raises(ConfigError, match="not exactly one"):
         caption_labels(own, "a photo")
+
+
+def test_nothing_to_train_on_is_said() -> None:
+    with pytest.raises(DataError, match="its 2 rows have neither captions nor labels"):
+        caption_labels(Dataset("bare", [Sample("a", square("red")), Sample("b", square("blue"))]))
 
 
 @pytest.mark.parametrize("captions", [True, False])

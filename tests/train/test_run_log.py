@@ -20,14 +20,43 @@ def test_events_are_lines(tmp_path: Path) -> None:
     assert json.loads((run.path / "metrics.json").read_text()) == {"before": {}}
 
 
+def finished(path: Path) -> None:
+    run = RunFolder(path)
+    run.write("old.txt", "x")
+    run.write_metrics({})
+    run.close()
+
+
 def test_a_run_is_replaced_only_when_told_so(tmp_path: Path) -> None:
-    first = RunFolder(tmp_path / "run")
-    first.write("old.txt", "x")
-    first.close()
+    finished(tmp_path / "run")
     with pytest.raises(ConfigError, match="--restart"):
         RunFolder(tmp_path / "run")
-    RunFolder(tmp_path / "run", restart=True).close()
+    again = RunFolder(tmp_path / "run", restart=True)
+    again.write_metrics({})
+    again.close()
     assert not (tmp_path / "run" / "old.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_comes_back_where_its_successor_fails(tmp_path: Path) -> None:
+    finished(tmp_path / "run")
+    failing = RunFolder(tmp_path / "run", restart=True)
+    failing.log("failed")
+    failing.close()
+    assert (tmp_path / "run" / "old.txt").is_file()
+    assert (tmp_path / "run.failed" / "log.jsonl").is_file()
+    killed = RunFolder(tmp_path / "run", restart=True)
+    assert killed._log is not None
+    killed._log.close()  # which is all that a kill does
+    with pytest.raises(ConfigError, match="--restart"):
+        RunFolder(tmp_path / "run")
+    assert (tmp_path / "run" / "old.txt").is_file()
+
+
+def test_a_run_that_left_nothing_is_in_nobodys_way(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "run").close()
+    RunFolder(tmp_path / "run").close()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_other_files_are_never_thrown_away(tmp_path: Path) -> None:
