@@ -183,7 +183,7 @@ class DualEncoder(nn.Module):
             **self.tokenizer.identity(),
         }
         if self.architecture["kind"] != "paired_towers":  # theirs are told by their weights
-            settings["architecture"] = self.architecture["config"]
+            settings["architecture"] = self.architecture.get("config")
         if "lora" in self.architecture:
             settings["lora"] = {key: self.architecture["lora"][key] for key in ("rank", "alpha")}
         if self.long_texts != "head":
