@@ -19,7 +19,7 @@ from clipkit.encode import encode_texts
 from clipkit.models import load
 
 MODELS = ("open_clip:ViT-B-32@random", "starter")
-TEXTS, REPEATS = 256, 3
+TEXTS, REPEATS = 128, 3
 CAPTIONS = {
     "names": "a photo of a {} cat",
     "sentences": "a {} cat sits on the wall of an old house and looks at the people who walk by "
