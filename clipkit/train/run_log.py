@@ -29,7 +29,8 @@ class RunFolder:
         writes: write; false in all but one of several processes, where nothing is touched.
 
     Raises:
-        ConfigError: when the folder holds a finished run and `restart` is false, or other files.
+        ConfigError: when the folder holds a finished run and `restart` is false, or other files, or
+            a run that is still going on.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class RunFolder:
             return
         if self.path.is_file():
             raise ConfigError(f"out: {self.path} is a file; name a folder")
+        self._refuse_while_it_runs()
         self._bring_back()
         if self.path.is_dir() and any(self.path.iterdir()):
             if not (self.path / "log.jsonl").is_file():
@@ -69,6 +71,7 @@ class RunFolder:
                 shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self._log = (self.path / "log.jsonl").open("a", encoding="utf-8")
+        _lock(self._log)
         if recipe is not None:
             self.write("recipe.yaml", recipe)
 
@@ -105,6 +108,16 @@ class RunFolder:
         else:
             self._bring_back()
 
+    def _refuse_while_it_runs(self) -> None:
+        """Raise ConfigError where another run writes into the folder now."""
+        path = self.path / "log.jsonl"
+        if path.is_file():
+            with path.open("a", encoding="utf-8") as log:
+                if not _lock(log):
+                    raise ConfigError(
+                        f"out: a run is going on in {self.path}: wait, or name another folder"
+                    )
+
     def _bring_back(self) -> None:
         """Put back a run that was to be replaced by one that did not finish."""
         if not self._previous.is_dir():
@@ -117,3 +130,20 @@ class RunFolder:
         if self.path.is_dir():
             self.path.rename(failed)
         self._previous.rename(self.path)
+
+
+def _lock(log: TextIO) -> bool:
+    """Lock a log for as long as it is open; return whether nobody else has done so.
+
+    The system drops the lock of a process that ends, however it does. Where there are no locks, the
+    answer is yes.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # another system, or a disk without locks
+        return True
+    return True

@@ -53,6 +53,19 @@ def test_a_run_comes_back_where_its_successor_fails(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "old.txt").is_file()
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_run_that_goes_on_is_left_alone(tmp_path: Path, restart: bool) -> None:
+    finished(tmp_path / "run")
+    going = RunFolder(tmp_path / "run", restart=True)
+    going.log("step")
+    with pytest.raises(ConfigError, match="a run is going on"):
+        RunFolder(tmp_path / "run", restart=restart)
+    going.write_metrics({"after": {}})
+    going.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert '"step"' in (tmp_path / "run" / "log.jsonl").read_text()
+
+
 def test_a_run_that_left_nothing_is_in_nobodys_way(tmp_path: Path) -> None:
     RunFolder(tmp_path / "run").close()
     RunFolder(tmp_path / "run").close()
