@@ -9,7 +9,7 @@ Axis names used in signatures such as `Float[Tensor, "batch dim"]`:
     height, width, channels                    of an image
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,3 +119,13 @@ class Preprocessing:
         return {
             key: value for key, value in asdict(self).items() if (key, value) != ("crop", "even")
         }
+
+
+def per_channel(values: float | Sequence[float]) -> tuple[float, float, float]:
+    """Return a number for each of three channels, of which one number may stand for all.
+
+    >>> per_channel(0.5)
+    (0.5, 0.5, 0.5)
+    """
+    red, green, blue = values if isinstance(values, Sequence) else (values,) * 3
+    return float(red), float(green), float(blue)

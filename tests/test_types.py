@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from clipkit.types import Preprocessing, Reject, Sample
+from clipkit.types import Preprocessing, Reject, Sample, per_channel
 
 
 def test_samples_cannot_be_changed() -> None:
@@ -22,3 +22,10 @@ def test_settings_that_came_later_leave_old_fingerprints_as_they_were() -> None:
     plain = Preprocessing(size=32, mean=half, std=half)
     assert set(plain.settings()) == {"size", "mean", "std", "interpolation", "resize", "resize_to"}
     assert dataclasses.replace(plain, crop="floor").settings()["crop"] == "floor"
+
+
+def test_one_number_stands_for_all_channels() -> None:
+    assert per_channel(2) == per_channel([2, 2, 2]) == (2.0, 2.0, 2.0)
+    assert per_channel((1, 2, 3)) == (1.0, 2.0, 3.0)
+    with pytest.raises(ValueError, match="unpack"):
+        per_channel([1, 2])

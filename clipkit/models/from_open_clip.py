@@ -28,7 +28,7 @@ from clipkit.models.open_clip_towers import (
     text_config_of_transformers,
 )
 from clipkit.models.tokenizers import Tokenizer
-from clipkit.types import Preprocessing
+from clipkit.types import Preprocessing, per_channel
 
 
 class KnownModel(NamedTuple):
@@ -208,13 +208,8 @@ def _preprocessing(settings: dict[str, Any], size: Any, name: str) -> Preprocess
         )
     return Preprocessing(
         size=int(height),
-        mean=_triple(settings["mean"]),
-        std=_triple(settings["std"]),
+        mean=per_channel(settings["mean"]),
+        std=per_channel(settings["std"]),
         interpolation="bilinear" if settings["interpolation"] == "bilinear" else "bicubic",
         resize=settings["resize_mode"],
     )
-
-
-def _triple(values: Any) -> tuple[float, float, float]:
-    red, green, blue = values if isinstance(values, (tuple, list)) else (values,) * 3
-    return float(red), float(green), float(blue)

@@ -6,22 +6,21 @@ tokens become one vector, and whether padding changes it, is measured when a mod
 tower that does not give what transformers' own method gives is refused.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from clipkit.errors import ModelError
 from clipkit.models.dual_encoder import DualEncoder, Similarity
+from clipkit.models.image_processors import PREFIX, read_preprocessing, refusing
 from clipkit.models.tokenizers import Tokenizer, Tokens, TransformersTokenizer
 from clipkit.types import Preprocessing
 
-PREFIX = "hf:"
 TOWERS = {"vision_model", "text_model"}
 PROJECTIONS = {"visual_projection", "text_projection"}
 SCALES = {"logit_scale", "temperature"}
@@ -34,18 +33,6 @@ POOLINGS: dict[str, Callable[[Any], Tensor]] = {
 
 PROBES = ("a", "a photo of a cat")
 PROBE_TOKENS = 32
-
-RESAMPLE = {2: "bilinear", 3: "bicubic"}
-ODD_OPTIONS = {"include_top", "max_num_patches"}
-STEPS = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
-"""The steps of an image processor that `Preprocessing` can say, and options that it cannot."""
-
-BACKENDS = "transformers.image_processing_backends"
-PROCESSOR_STEPS = ("_preprocess", "process_image", "resize", "center_crop", "rescale", "normalize")
-"""The methods of an image processor that most kinds share, and the module that has them."""
-
-KNOWN_PROCESSORS = {"EfficientNetImageProcessor", "EfficientNetImageProcessorPil"}
-"""Those with code of their own that `read_preprocessing` knows: `rescale_offset`, `include_top`."""
 
 FORGET = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 """What a configuration says of a checkpoint and not of the architecture."""
@@ -113,13 +100,13 @@ def load_transformers(spec: str) -> DualEncoder:
         spec = str(Path(spec).absolute())
     if not spec or (Path(spec).is_absolute() and not Path(spec).is_dir()):
         raise ModelError(f"{PREFIX}{spec}: name a model on the hub, or a folder that is there")
-    with _refusing(spec, "model"):
+    with refusing(spec, "model"):
         config = AutoConfig.from_pretrained(spec, trust_remote_code=False)
         with torch.device("meta"):
             plan = AutoModel.from_config(config, trust_remote_code=False)
     _check_parts(spec, plan, config.model_type)
     preprocessing = read_preprocessing(spec)
-    with _refusing(spec, "weights"):
+    with refusing(spec, "weights"):
         model, report = AutoModel.from_pretrained(
             spec,
             dtype=torch.float32,
@@ -229,108 +216,13 @@ def _check_parts(spec: str, model: nn.Module, kind: str) -> None:
         )
 
 
-def read_preprocessing(spec: str) -> Preprocessing:
-    """Read how a model's image processor prepares images, as far as `Preprocessing` can say it.
-
-    Whatever the processor multiplies pixels with, shifts them by, and divides them by is one mean
-    and one standard deviation in the end.
-
-    Raises:
-        ModelError: it cannot be read, or does something else; names the option.
-    """
-    with _refusing(spec, "image processor"):
-        processor = AutoImageProcessor.from_pretrained(spec, backend="pil", trust_remote_code=False)
-
-    option = _Options(spec, processor)
-    switches = {name for name in dir(processor) if name.startswith("do_")} - STEPS
-    for name in sorted(switches | ODD_OPTIONS):
-        option.need(name, not option[name])
-    kind = type(processor)
-    if kind.__name__ not in KNOWN_PROCESSORS and any(
-        getattr(kind, step).__module__ != BACKENDS for step in PROCESSOR_STEPS
-    ):
-        raise ModelError(
-            f"{PREFIX}{spec}: its images are prepared in a way that clipkit does not have:"
-            f" {kind.__name__} has code of its own"
-        )
-    option.need("do_resize", option["do_resize"])
-    option.need("resample", option["resample"] in RESAMPLE)
-    resize, resize_to, size = _geometry(option)
-    factor = 255 * option["rescale_factor"] if option["do_rescale"] else 255.0
-    offset = 1.0 if option["do_rescale"] and option["rescale_offset"] else 0.0
-    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if option["do_normalize"]:
-        mean, std = _triple(option["image_mean"]), _triple(option["image_std"])
-    return Preprocessing(
-        size=size,
-        mean=_triple([(value + offset) / factor for value in mean]),
-        std=_triple([value / factor for value in std]),
-        interpolation=RESAMPLE[option["resample"]],
-        resize=resize,
-        resize_to=resize_to,
-        crop="floor",
-    )
-
-
-class _Options:
-    """The options of an image processor, and how to refuse one."""
-
-    def __init__(self, spec: str, processor: Any) -> None:
-        self.spec = spec
-        self.processor = processor
-
-    def __getitem__(self, name: str) -> Any:
-        """Return an option; `None` where the processor has none of that name."""
-        return getattr(self.processor, name, None)
-
-    def sides(self, name: str) -> dict[str, int]:
-        """Return the lengths that an option names, in pixels."""
-        sides = dict(self[name] or {}).items()
-        return {side: int(length) for side, length in sides if length is not None}
-
-    def need(self, name: str, fine: object) -> None:
-        """Raise ModelError unless an option is one that `Preprocessing` can say."""
-        if not fine:
-            sized = name in ("size", "crop_size") and self[name] is not None
-            value = self.sides(name) if sized else self[name]
-            raise ModelError(
-                f"{PREFIX}{self.spec}: its images are prepared in a way that clipkit does not"
-                f" have: its image processor has {name} = {value}"
-            )
-
-
-def _geometry(option: _Options) -> tuple[str, int | None, int]:
-    """Return `resize`, `resize_to` and `size` of `Preprocessing`."""
-    size = option.sides("size")
-    crop = option.sides("crop_size") if option["do_center_crop"] else {}
-    if crop:
-        option.need(
-            "crop_size", set(crop) == {"height", "width"} and crop["height"] == crop["width"]
-        )
-    if set(size) == {"shortest_edge"}:
-        option.need("do_center_crop", crop)
-        option.need("size", size["shortest_edge"] >= crop["height"])
-        resize_to = None if size["shortest_edge"] == crop["height"] else size["shortest_edge"]
-        return "shortest", resize_to, crop["height"]
-    option.need("size", set(size) == {"height", "width"} and size["height"] == size["width"])
-    side = crop["height"] if crop else size["height"]
-    option.need("crop_size", side <= size["height"])
-    return "squash", None if side == size["height"] else size["height"], side
-
-
-def _triple(values: Any) -> tuple[float, float, float]:
-    """Return one number for each channel."""
-    red, green, blue = values if isinstance(values, list | tuple) else [values] * 3
-    return float(red), float(green), float(blue)
-
-
 def read_tokenizer(spec: str, tower: nn.Module) -> TransformersTokenizer:
     """Read a model's tokenizer; texts are cut at what both it and the text tower take.
 
     Raises:
         ModelError: it cannot be read, or does not fit the tower.
     """
-    with _refusing(spec, "tokenizer"):
+    with refusing(spec, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(spec, trust_remote_code=False)
     words, table = len(tokenizer), _table(tower, ("token_embedding", "word_embeddings"))
     rows = words if table is None else table.num_embeddings
@@ -375,7 +267,7 @@ def _measured_dim(spec: str, model: nn.Module, preprocessing: Preprocessing) -> 
     """Return the width of the joint space, once the image tower gives what transformers does."""
     side = preprocessing.size
     images = torch.linspace(-1, 1, 3 * side * side).reshape(1, 3, side, side)
-    with _refusing(spec, "image tower"), torch.inference_mode():
+    with refusing(spec, "image tower"), torch.inference_mode():
         expected = _vector(model.get_image_features(pixel_values=images))  # type: ignore[operator]
         tower = ImageTower(model.get_submodule("vision_model"))
         found = _projection(model, "visual_projection")(tower(images))
@@ -394,7 +286,7 @@ def _measured_text_tower(
     probe = TransformersTokenizer(tokenizer.tokenizer, length, mask=tokenizer.mask)
     short, full = (probe(PROBES, shorten=shorten) for shorten in (True, False))
     project = _projection(model, "text_projection")
-    with _refusing(spec, "text tower"), torch.inference_mode():
+    with refusing(spec, "text tower"), torch.inference_mode():
         expected = _vector(model.get_text_features(**full))  # type: ignore[operator]
         for pooling in POOLINGS:
             tower = TextTower(
@@ -431,14 +323,3 @@ def _slim(config: Any) -> Any:
     if isinstance(config, dict):
         return {key: _slim(value) for key, value in config.items() if key not in FORGET}
     return config
-
-
-@contextmanager
-def _refusing(spec: str, what: str) -> Iterator[None]:
-    """Turn whatever transformers raises on what it cannot use into one sentence."""
-    try:
-        yield
-    except Exception as error:  # there is no end of the kinds: of files, formats and shapes
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = lines[0].partition(". ")[0].strip().rstrip(".")
-        raise ModelError(f"{PREFIX}{spec}: transformers cannot use its {what}: {reason}") from None

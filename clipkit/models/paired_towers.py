@@ -19,7 +19,7 @@ from clipkit.errors import ModelError, did_you_mean
 from clipkit.models.dual_encoder import DualEncoder, Similarity
 from clipkit.models.projections import Projection, ProjectionKind
 from clipkit.models.tokenizers import Tokenizer, Tokens, TransformersTokenizer
-from clipkit.types import Preprocessing
+from clipkit.types import Preprocessing, per_channel
 
 Pooling = Literal["mean", "cls"]
 PROJECTION_KEYS = ("dim", "projection", "hidden")
@@ -247,14 +247,9 @@ def _timm_preprocessing(name: str) -> Preprocessing:
     interpolation = config.interpolation if config.interpolation == "bilinear" else "bicubic"
     return Preprocessing(
         size=size,
-        mean=_triple(config.mean),
-        std=_triple(config.std),
+        mean=per_channel(config.mean),
+        std=per_channel(config.std),
         interpolation=interpolation,
         resize="shortest",
         resize_to=round(size / config.crop_pct),
     )
-
-
-def _triple(values: Any) -> tuple[float, float, float]:
-    red, green, blue = values
-    return float(red), float(green), float(blue)
