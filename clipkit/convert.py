@@ -20,7 +20,6 @@ from clipkit.errors import ConfigError, DataError, ImageError, ModelError, did_y
 from clipkit.models import DualEncoder, load
 from clipkit.models.lora import merge_lora
 from clipkit.models.onnx_export import OnnxEncoder, export_onnx
-from clipkit.models.tokenizers import Tokens
 from clipkit.models.write_open_clip import write_open_clip
 from clipkit.models.write_transformers import write_transformers
 
@@ -37,7 +36,6 @@ CAPTIONS = (
 )
 
 ImageEncoder = Callable[[Tensor], Tensor]
-TextEncoder = Callable[[Tokens], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,8 @@ def convert(
     """Write a model in the format of another library, once it is shown to give the same features.
 
     Args:
-        model: what `clipkit.load` takes, or a model, which is not changed; adapters are merged.
+        model: what `clipkit.load` takes, or a model, which is put into evaluation mode; adapters
+            are merged in a copy.
         to: "open_clip", "transformers" or "onnx".
         out: the folder to be made; it must not be there, or be empty.
         data: images and captions to compare on; a few dozen rows are enough.

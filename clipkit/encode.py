@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from clipkit.data.ahead import map_ahead
+from clipkit.data.decode import NO_IMAGE
 from clipkit.data.preprocess import load_pixels, normalize
 from clipkit.errors import ConfigError, ImageError
 from clipkit.models.dual_encoder import DualEncoder
@@ -22,8 +23,6 @@ EncodeImages = Callable[[Tensor], Tensor]
 EncodeTexts = Callable[[Mapping[str, Tensor]], Tensor]
 
 Pixels = UInt8[np.ndarray, "height width channels"]
-
-NO_IMAGE = "row has no image"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,10 @@ def sentences(text: str) -> list[str]:
 def too_long(texts: Sequence[str], count_tokens: CountTokens, limit: int) -> list[int]:
     """Return how many tokens each text has beyond a limit, 0 for those that fit.
 
-    Texts of so few bytes that they fit in any case are not tokenised.
+    A text with at least three bytes fewer than there is room for tokens is taken to fit: tokens
+    have a byte or more each, and there are up to three special ones.
     """
-    long = [at for at, text in enumerate(texts) if len(text.encode()) > limit - 2]
+    long = [at for at, text in enumerate(texts) if len(text.encode()) > limit - 3]
     over = [0] * len(texts)
     if long:
         counts = count_tokens([texts[at] for at in long])

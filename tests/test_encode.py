@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from clipkit.data import load_data
+from clipkit.data.decode import NO_IMAGE
 from clipkit.data.preprocess import load_pixels, normalize
-from clipkit.encode import NO_IMAGE, encode_images, encode_texts, inference, iter_image_features
+from clipkit.encode import encode_images, encode_texts, inference, iter_image_features
 from clipkit.errors import ConfigError
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.types import ImageSource

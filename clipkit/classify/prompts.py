@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 
+from clipkit.data.label_captions import PLAIN
 from clipkit.errors import ConfigError, did_you_mean
 from clipkit.imagenet import imagenet_templates
 
 TEMPLATES: dict[str, Callable[[], tuple[str, ...]]] = {
     "none": lambda: ("{}",),
-    "plain": lambda: ("a photo of a {}.",),
+    "plain": lambda: (PLAIN,),
     "simple": lambda: (
         "a photo of a {}.",
         "a photo of the {}.",

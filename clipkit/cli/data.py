@@ -199,13 +199,14 @@ def show(
     count = len(dataset.rejects) if rejected else len(dataset)
     if not count:
         raise ClipkitError(f"{dataset.name} has no rejected row to show")
-    some = range(count) if first else random.Random(seed).sample(range(count), min(rows, count))
+    rows = min(rows, count)
+    some = range(rows) if first else sorted(random.Random(seed).sample(range(count), rows))
     if rejected:
-        bad = [dataset.rejects[row] for row in sorted(some)[:rows]]
+        bad = [dataset.rejects[row] for row in some]
         cells = [Cell(None, reject.id, (reject.where,), reject.reason) for reject in bad]
     else:
         cells = []
-        for row in sorted(some)[:rows]:
+        for row in some:
             sample = dataset[row]
             label = (f"[{sample.label}]",) if sample.label else ()
             cells.append(Cell(sample.image, sample.id, (*label, *sample.captions)))

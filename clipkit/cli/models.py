@@ -111,13 +111,11 @@ def _has(name: str, words: list[str]) -> bool:
 def show(model: Annotated[str, typer.Argument(help="A name of `clipkit models`.")]) -> None:
     """Say what a model is made of."""
     from clipkit.models import load
+    from clipkit.models.trainable import count_parameters
     from clipkit.report import terminal
 
     loaded = load(model)
-    sizes = {
-        part: sum(parameter.numel() for parameter in getattr(loaded, part).parameters())
-        for part in ("image_tower", "text_tower", "image_projection", "text_projection")
-    }
+    sizes = {part: sum(counts) for part, counts in count_parameters(loaded).items()}
     image, text = _towers(loaded)
     lines = [
         ["name", loaded.name],

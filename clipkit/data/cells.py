@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool
 
-from clipkit.data.table import NOTHING, clean_captions, inside, is_nothing
+from clipkit.data.table import NOTHING, inside, is_nothing
 from clipkit.errors import DataError
 from clipkit.types import ImageSource
 
@@ -36,12 +36,6 @@ def image_source(value: Any, root: Path) -> ImageSource | str:
         return "image is an address, not a file"
     file = Path(name) if Path(name).is_absolute() else inside(root, name)
     return file if file is not None else "path leads out of the root folder"
-
-
-def captions_in(value: Any) -> tuple[list[str], list[str]]:
-    """Return the captions that a cell holds, and for each that is none the reason."""
-    captions, reasons = clean_captions(value)
-    return list(captions), reasons
 
 
 def row_id(number: int, row: Mapping[str, Any], names: Mapping[str, str]) -> str:

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int
 
-from clipkit.data.cells import captions_in, image_source, row_id
-from clipkit.data.table import is_nothing
+from clipkit.data.cells import image_source, row_id
+from clipkit.data.table import clean_captions, is_nothing
 from clipkit.errors import DataError
 from clipkit.types import Reject, Sample
 
@@ -108,11 +108,7 @@ class ColumnarSamples(Sequence[Sample]):
         if self._classes is not None:
             return list(self._classes)
         found: set[str] = set()
-        firsts, start = self.first_rows(), 0
-        for batch in self._rows.batches([self._names["label"]]):
-            first, last = np.searchsorted(firsts, [start, start + batch.num_rows])
-            cells = batch.column(0).take(pa.array(firsts[first:last] - start))
-            start += batch.num_rows
+        for _, cells in self._label_cells():
             values = cells if pa.types.is_nested(cells.type) else cells.unique()
             found.update(str(v).strip() for v in values.to_pylist() if not is_nothing(v))
         return sorted(found)
@@ -127,13 +123,18 @@ class ColumnarSamples(Sequence[Sample]):
         found = np.zeros(len(self), dtype=bool)
         if "label" not in self._names:
             return found
-        firsts, start = self.first_rows(), 0
-        for batch in self._rows.batches([self._names["label"]]):
-            members = np.flatnonzero((firsts >= start) & (firsts < start + batch.num_rows))
-            cells = batch.column(0).take(pa.array(firsts[members] - start))
-            found[members] = [self._label_of(value) is not None for value in cells.to_pylist()]
-            start += batch.num_rows
+        for at, cells in self._label_cells():
+            told = [self._label_of(value) is not None for value in cells.to_pylist()]
+            found[at : at + len(told)] = told
         return found
+
+    def _label_cells(self) -> Iterator[tuple[int, pa.Array]]:
+        """Yield the samples' cells of the label column, and which sample each run begins with."""
+        firsts, start = self.first_rows(), 0  # ascending: samples are in the order of these
+        for batch in self._rows.batches([self._names["label"]]):
+            first, last = np.searchsorted(firsts, [start, start + batch.num_rows])
+            yield int(first), batch.column(0).take(pa.array(firsts[first:last] - start))
+            start += batch.num_rows
 
     def captioned_by(self, template: str) -> "ColumnarSamples":
         """Return the samples with a caption that says their label, see `template`."""
@@ -191,7 +192,7 @@ class ColumnarSamples(Sequence[Sample]):
         captions: list[str] = []
         if "caption" in names:
             for each in rows:
-                captions += captions_in(each.get(names["caption"]))[0]
+                captions += clean_captions(each.get(names["caption"]))[0]
         metadata = {key: value for key, value in row.items() if key not in names.values()}
         label = self._label_of(row.get(names["label"]) if "label" in names else None)
         if self._template is not None and label is not None:

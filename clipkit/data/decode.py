@@ -19,6 +19,9 @@ from clipkit.types import FileSlice, ImageSource
 MAX_PIXELS = 178_956_970
 """The pixel limit unless said otherwise; PIL's own default, above which it speaks of a bomb."""
 
+NO_IMAGE = "row has no image"
+"""Why a row without an image is rejected."""
+
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif",
     ".jp2", ".ppm", ".pgm",

@@ -77,7 +77,8 @@ def load_data(
     folder = Path(root) if root is not None else None
     if str(data).startswith(HUB):
         name, _, part = str(data).removeprefix(HUB).partition("@")
-        read = _read_hub(name, part or None, columns, folder)
+        split = part or None
+        read = _read_hub(name, split, columns, folder)
         dataset = _dataset(str(data).removeprefix(HUB), read)
     else:
         path, split = _find(str(data))
@@ -88,8 +89,8 @@ def load_data(
             dataset = _dataset(_name(path, split), read)
     if not len(dataset.samples):
         told = Rejects(rows=dataset.rejects).summary()
-        if not dataset.rejects and "@" in str(data):
-            told = f"none is of the split {str(data).rpartition('@')[2]!r}"
+        if split is not None and not dataset.rejects:
+            told = f"none is of the split {split!r}"
         raise DataError(f"{data} has no row that can be used ({told})")
     return dataset
 

@@ -13,7 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from clipkit.data.ahead import map_ahead
-from clipkit.data.decode import decode_image
+from clipkit.data.decode import NO_IMAGE, decode_image
 from clipkit.data.hashing import content_key, stored_bytes
 from clipkit.data.order import batch_bounds, crop_generator, sample_order
 from clipkit.data.preprocess import augment_pixels, load_pixels
@@ -196,7 +196,7 @@ class Loader:
         """Read the image once: for its key and for its pixels."""
         source = sample.image
         if source is None:
-            raise ImageError("row has no image")
+            raise ImageError(NO_IMAGE)
         try:
             content = stored_bytes(source)
         except OSError:

@@ -11,7 +11,6 @@ from jaxtyping import Int, UInt64
 
 from clipkit.data.cells import (
     as_text,
-    captions_in,
     image_source,
     is_text,
     plain_captions,
@@ -21,7 +20,7 @@ from clipkit.data.cells import (
 from clipkit.data.columnar import ColumnarSamples, Rows
 from clipkit.data.decode import file_problem
 from clipkit.data.hashing import hash_strings
-from clipkit.data.table import Columns, Keep, is_nothing, resolve_columns
+from clipkit.data.table import Columns, Keep, clean_captions, is_nothing, resolve_columns
 from clipkit.errors import DataError
 from clipkit.types import Reject
 
@@ -194,7 +193,7 @@ class _Scan:
             return False
         if "caption" not in self.names:
             return True
-        captions, reasons = captions_in(row.get(self.names["caption"]))
+        captions, reasons = clean_captions(row.get(self.names["caption"]))
         for reason in reasons if captions else reasons[:1]:
             self.reject(id_, reason, number)
         return bool(captions)

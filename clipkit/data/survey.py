@@ -12,14 +12,12 @@ from jaxtyping import Int
 
 from clipkit.data.ahead import map_ahead
 from clipkit.data.dataset import Dataset, text_key
-from clipkit.data.decode import ImageFacts, inspect_image
+from clipkit.data.decode import NO_IMAGE, ImageFacts, inspect_image
 from clipkit.data.hashing import stored_bytes
 from clipkit.errors import ImageError
 from clipkit.packages import default_threads
 from clipkit.sentences import CountTokens
 from clipkit.types import FileSlice, ImageSource, Progress, Reject, Sample
-
-NO_IMAGE = "row has no image"
 
 IMAGE = np.dtype([("row", "<u4"), ("width", "<u4"), ("height", "<u4"), ("label", "<i4")])
 """What is kept of a usable image: its row, its size in pixels, and its label's number or -1."""
@@ -32,7 +30,7 @@ _AHEAD = 16  # images that are read ahead, for each thread
 _CAPTIONS_AT_ONCE = 1024
 _DIGEST = 32  # bytes of a sha256
 
-Seen = tuple[bytes, ImageFacts | str | None]
+Seen = tuple[bytes, ImageFacts | str]
 
 
 @dataclass(eq=False)
@@ -90,16 +88,14 @@ class Survey:
         if isinstance(facts, str):
             self.rejects.append(Reject(sample.id, facts, _place(sample.image)))
             return
-        width, height = (facts.width, facts.height) if facts else (0, 0)
         label = -1
         if sample.label is not None:
             label = self.labels.setdefault(sample.label, len(self.labels))
-        self._images += _pack_image(row, width, height, label)
-        if facts:
-            self.kinds[f"{facts.format or 'in memory'} {facts.mode}"] += 1
-            self.traits["rotated"] += facts.orientation > 1
-            self.traits["transparent"] += facts.transparent
-            self.traits["frames"] += facts.frames
+        self._images += _pack_image(row, facts.width, facts.height, label)
+        self.kinds[f"{facts.format or 'in memory'} {facts.mode}"] += 1
+        self.traits["rotated"] += facts.orientation > 1
+        self.traits["transparent"] += facts.transparent
+        self.traits["frames"] += facts.frames
         for caption in sample.captions:
             words, characters = len(caption.split()), len(caption)
             self._captions += _pack_caption(row, text_key(caption), words, characters)
@@ -112,7 +108,6 @@ class Survey:
 def take_survey(
     data: Dataset,
     *,
-    decode: bool = True,
     count_tokens: CountTokens | None = None,
     progress: Progress | None = None,
 ) -> Survey:
@@ -120,13 +115,12 @@ def take_survey(
 
     Args:
         data: the rows.
-        decode: decode the images; else they are only read, to be compared with those of others.
         count_tokens: counts the tokens of the captions of usable rows.
         progress: told how many rows are done.
     """
     found = Survey(data)
     waiting: list[str] = []
-    for done, (sample, seen) in enumerate(_in_threads(data, decode), 1):
+    for done, (sample, seen) in enumerate(_in_threads(data), 1):
         found.add(sample, seen)
         if count_tokens is not None and not isinstance(seen[1], str):
             waiting += sample.captions
@@ -140,11 +134,11 @@ def take_survey(
     return found
 
 
-def _in_threads(data: Dataset, decode: bool) -> Iterator[tuple[Sample, Seen]]:
+def _in_threads(data: Dataset) -> Iterator[tuple[Sample, Seen]]:
     """Yield each row and what threads saw of its image, in order; few rows are held at a time."""
     threads = default_threads()
     return map_ahead(
-        lambda sample: (sample, _look(sample.image, decode)),
+        lambda sample: (sample, _look(sample.image)),
         data,
         threads=threads,
         ahead=_AHEAD * threads,
@@ -152,7 +146,7 @@ def _in_threads(data: Dataset, decode: bool) -> Iterator[tuple[Sample, Seen]]:
     )
 
 
-def _look(image: ImageSource | None, decode: bool) -> Seen:
+def _look(image: ImageSource | None) -> Seen:
     """Return an image's digest, and what is known of it or why it cannot be used."""
     if image is None:
         return hashlib.sha256(b"none").digest(), NO_IMAGE
@@ -161,13 +155,9 @@ def _look(image: ImageSource | None, decode: bool) -> Seen:
         stored = stored_bytes(image)
         if isinstance(image, Path | FileSlice):
             content = stored
-    except OSError as error:
+    except OSError:
         stored = b"unreadable"  # inspect_image, which meets the same error, words it
-        if not decode:
-            return hashlib.sha256(stored).digest(), str(error)
     digest = hashlib.sha256(stored).digest()
-    if not decode:
-        return digest, None
     try:
         return digest, inspect_image(content)
     except ImageError as error:

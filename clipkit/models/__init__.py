@@ -34,9 +34,9 @@ def load(
             `load_transformers`; "towers:TIMM+TRANSFORMERS" for two pretrained towers whose
             projections are still to be trained; or a folder that clipkit wrote.
         precision: "float32"; "bf16" for inference with towers that compute in bfloat16, except
-            those with batch normalisation, so that features stay within a cosine of 0.999; "auto"
-            for "bf16" where the device computes in it. Features are float32 and the fingerprint is
-            the same either way; a model in bf16 cannot be saved.
+            those with batch normalisation; features are tested to stay within a cosine of 0.999,
+            for models without adapters. "auto" is "bf16" where the device computes in it. Features
+            are float32 and the fingerprint is the same either way; a model in bf16 cannot be saved.
         device: where the model computes, such as "cuda"; the CPU when `None`.
 
     Raises:

@@ -51,7 +51,7 @@ FAMILIES: dict[str, Callable[..., DualEncoder]] = {
     "open_clip": rebuild_open_clip,
     "transformers": rebuild_transformers,
 }
-"""What builds a model of each kind from its architecture, with random weights."""
+"""What builds a model of each kind from its architecture; its weights are yet to be filled."""
 
 TOKENIZERS: dict[str, Callable[[Path, Mapping[str, Any]], Tokenizer]] = {
     **LOADERS,

@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from clipkit.data.decode import decode_image
+from clipkit.data.decode import NO_IMAGE, decode_image
 from clipkit.errors import ImageError
 from clipkit.types import ImageSource
 
@@ -79,7 +79,7 @@ def _draw_picture(
     if not fault:
         try:
             if cell.image is None:
-                raise ImageError("row has no image")
+                raise ImageError(NO_IMAGE)
             picture = decode_image(cell.image, near=side)
         except ImageError as error:
             fault = str(error)

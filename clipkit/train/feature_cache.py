@@ -104,18 +104,16 @@ class FeatureCache:
         key = self._key("image", tower, settings, data.fingerprint())
 
         def encode() -> tuple[Tensor, Tensor, dict[str, str]]:
-            rows = [row for row, sample in enumerate(data.samples) if sample.image is not None]
-            sources = (image for row in rows if (image := data[row].image) is not None)
             features, kept, errors = encode_images(
                 model,
-                sources,
+                (sample.image for sample in data),
                 encode=(lambda images: tower(images.flip(-1))) if mirrored else tower,
                 progress=self._progress(
-                    f"{'mirrored ' * mirrored}images of {data.name}", len(rows)
+                    f"{'mirrored ' * mirrored}images of {data.name}", len(data)
                 ),
             )
-            reasons = {str(rows[index]): reason for index, reason in errors}
-            return features, torch.tensor([rows[index] for index in kept]), reasons
+            reasons = {str(row): reason for row, reason in errors}
+            return features, torch.tensor(kept), reasons
 
         features, rows, reasons = self._get(key, encode)
         for row, reason in reasons.items():

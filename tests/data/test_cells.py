@@ -3,7 +3,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from clipkit.data.cells import captions_in, image_source, plain_captions, plain_images, row_id
+from clipkit.data.cells import image_source, plain_captions, plain_images, row_id
+from clipkit.data.table import clean_captions
 from clipkit.errors import DataError
 
 ROOT = Path("/data/images")
@@ -65,8 +66,8 @@ CAPTIONS: list[tuple[object, list[str], int]] = [
 
 @pytest.mark.parametrize(("value", "captions", "flaws"), CAPTIONS)
 def test_captions_and_what_is_none(value: object, captions: list[str], flaws: int) -> None:
-    told, reasons = captions_in(value)
-    assert told == captions
+    told, reasons = clean_captions(value)
+    assert list(told) == captions
     assert len(reasons) == flaws
 
 
@@ -77,9 +78,9 @@ def test_captions_of_many_rows_are_judged_as_those_of_one(kind: pa.DataType) -> 
     several = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     values = [v for v, _, _ in CAPTIONS if v is None or isinstance(v, list if several else str)]
     flags = plain_captions(pa.array(values, kind))
-    assert flags.tolist() == [not captions_in(value)[1] for value in values]
+    assert flags.tolist() == [not clean_captions(value)[1] for value in values]
     sliced = plain_captions(pa.array(values * 2, kind).slice(1, len(values)))
-    assert sliced.tolist() == [not captions_in(v)[1] for v in (values * 2)[1 : len(values) + 1]]
+    assert sliced.tolist() == [not clean_captions(v)[1] for v in (values * 2)[1 : len(values) + 1]]
 
 
 def test_ids() -> None:
