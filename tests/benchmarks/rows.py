@@ -118,8 +118,8 @@ def measure(path: Path) -> None:
     import torch
 
     from clipkit.data import load_data
-    from clipkit.losses import ClipLoss, positives_by_content
-    from clipkit.train.batches import PairBatches
+    from clipkit.losses import ClipLoss, Positives
+    from clipkit.train.batches import BatchSettings, PairBatches
     from clipkit.train.feature_cache import FeatureCache
 
     torch.set_num_threads(1)
@@ -129,13 +129,17 @@ def measure(path: Path) -> None:
     began = time.perf_counter()
     data = load_data(path)
     opened = time.perf_counter() - began
-    pairs = PairBatches(model, data, FeatureCache(), batch_size=BATCH, seed=0, augment=True)
+    pairs = PairBatches(
+        model, data, FeatureCache(), BatchSettings(batch_size=BATCH, augment=True), seed=0
+    )
     levels = []
     for batch in islice(pairs.epoch(0), BATCHES):
-        if not isinstance(batch.texts, dict):
+        (part,) = batch.parts(model, None)
+        pixels, tokens = part.on_device(model)
+        if not isinstance(tokens, dict):
             raise TypeError("captions came as features")
-        images, texts = model.encode_image(batch.images), model.encode_text(batch.texts)
-        positives = positives_by_content(batch.image_keys, batch.text_keys)
+        images, texts = model.encode_image(pixels), model.encode_text(tokens)
+        positives = Positives(batch.image_keys, batch.text_keys)
         optimizer.zero_grad()
         loss(images, texts, model.logit_scale, None, positives).backward()
         optimizer.step()

@@ -5,52 +5,86 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
 
-from clipkit.losses import ClipLoss
-
-
-def slow_loss(image: Tensor, text: Tensor, scale: Tensor, positives: Tensor) -> Tensor:
-    """Mean over both directions of -sum over positives of log softmax, one pair at a time."""
-    n = len(image)
-    total = torch.zeros((), dtype=image.dtype)
-    for queries, keys, mask in ((image, text, positives), (text, image, positives.T)):
-        for i in range(n):
-            logits = [scale * (queries[i] * keys[j]).sum() for j in range(n)]
-            denominator = torch.stack(logits).exp().sum().log()
-            right = [j for j in range(n) if mask[i, j]]
-            total = total - sum(logits[j] - denominator for j in right) / len(right) / (2 * n)
-    return total
-
-
-def features(seed: int, n: int = 6, dim: int = 5) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.nn.functional.normalize(torch.randn(n, dim, generator=generator), dim=1)
+from clipkit.errors import ConfigError
+from clipkit.losses import ClipLoss, Duplicates
+from tests.losses.pairs import (
+    BATCH,
+    CHUNK_SIZES,
+    MODES,
+    assert_equal,
+    inputs,
+    is_left_out,
+    is_positive,
+    on_ranks,
+    outcome,
+    positives,
+)
 
 
-@pytest.mark.parametrize("duplicates", [False, True])
-def test_value_and_gradient_equal_the_slow_loop(duplicates: bool) -> None:
-    positives = torch.eye(6, dtype=torch.bool)
-    if duplicates:
-        positives[0, 3] = positives[3, 0] = positives[1, 2] = positives[2, 1] = True
-    results = []
-    for loss in (ClipLoss(), None):
-        image, text = features(1).requires_grad_(), features(2).requires_grad_()
-        scale = torch.tensor(7.0, requires_grad=True)
-        value = (
-            loss(image, text, scale, None, positives)
-            if loss
-            else slow_loss(image, text, scale, positives)
-        )
-        value.backward()
-        results.append((value.detach(), image.grad, text.grad, scale.grad))
-    for mine, reference in zip(*results, strict=True):
-        torch.testing.assert_close(mine, reference, rtol=1e-5, atol=1e-6)
+def slow_loss(
+    mode: Duplicates, smoothing: float, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor
+) -> Tensor:
+    """Mean over both directions of -sum of target * log softmax, one pair at a time."""
+    total = torch.zeros_like(scale)
+    for queries, keys in ((image, text), (text, image)):
+        for i in range(BATCH):
+            logits = {
+                j: scale * (queries[i] * keys[j]).sum() + bias
+                for j in range(BATCH)
+                if not is_left_out(mode, i, j)
+            }
+            denominator = torch.stack(list(logits.values())).exp().sum().log()
+            right = [j for j in range(BATCH) if is_positive(mode, i, j)]
+            for j, logit in logits.items():
+                target = (1 - smoothing) * (j in right) / len(right) + smoothing / len(logits)
+                total = total - target * (logit - denominator)
+    return total / (2 * BATCH)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
+def test_value_and_gradients_equal_the_slow_loop(
+    mode: Duplicates, smoothing: float, chunk_size: int
+) -> None:
+    loss = ClipLoss(label_smoothing=smoothing, chunk_size=chunk_size)
+    assert_equal(
+        outcome(lambda *given: loss(*given, positives(mode)), inputs()),
+        outcome(lambda *given: slow_loss(mode, smoothing, *given), inputs()),
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("count", [2, 3, BATCH + 2])
+def test_ranks_together_give_each_the_whole(mode: Duplicates, smoothing: float, count: int) -> None:
+    loss = ClipLoss(label_smoothing=smoothing, chunk_size=2)
+    whole = outcome(lambda *given: loss(*given, positives(mode)), inputs())
+    parts = on_ranks(
+        count,
+        lambda share: outcome(lambda *given: loss(*given, positives(mode), share=share), inputs()),
+    )
+    for part in parts:
+        assert_equal(part, whole)
+        assert all(torch.equal(mine, first) for mine, first in zip(part, parts[0], strict=True))
+
+
+def test_label_smoothing_is_that_of_torch() -> None:
+    image, text, scale, _ = inputs()
+    logits, labels = scale * image @ text.T, torch.arange(BATCH)
+    expected = (
+        cross_entropy(logits, labels, label_smoothing=0.3)
+        + cross_entropy(logits.T, labels, label_smoothing=0.3)
+    ) / 2
+    torch.testing.assert_close(ClipLoss(label_smoothing=0.3)(image, text, scale), expected)
 
 
 def test_without_positives_the_diagonal_is_meant() -> None:
-    image, text, scale = features(1), features(2), torch.tensor(3.0)
-    diagonal = torch.eye(6, dtype=torch.bool)
-    assert ClipLoss()(image, text, scale) == ClipLoss()(image, text, scale, None, diagonal)
+    image, text, scale, bias = inputs()
+    alone = ClipLoss()(image, text, scale, bias, positives("ignore"))
+    assert ClipLoss()(image, text, scale) == alone
 
 
 def test_uniform_features_give_log_batch() -> None:
@@ -58,18 +92,54 @@ def test_uniform_features_give_log_batch() -> None:
     assert ClipLoss()(same, same, torch.tensor(9.0)).item() == pytest.approx(math.log(8), rel=1e-6)
 
 
-def test_float32_inside_half_precision() -> None:
-    image, text = features(1), features(2)
+def test_the_bias_gets_a_gradient_of_zero() -> None:
+    image, text, scale, bias = inputs(torch.float32)
+    ClipLoss()(image, text, scale, bias).backward()
+    assert bias.grad == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_extreme_cosines_at_scale_100_are_finite_and_right(mode: Duplicates) -> None:
+    image = normalize(inputs()[0].detach(), dim=1)
+    scale, bias, loss = torch.tensor(100.0), torch.tensor(0.0), ClipLoss(chunk_size=3)
+    for text in (image, -image, image.flip(0)):  # as good, and as bad, as can be
+        given = (image, text, scale, bias)
+        found = tuple(
+            x.double()
+            for x in outcome(lambda *x: loss(*x, positives(mode)), tuple(x.float() for x in given))
+        )
+        expected = outcome(lambda *x: slow_loss(mode, 0.0, *x), tuple(x.double() for x in given))
+        assert all(x.isfinite().all() for x in found)
+        assert_equal(found, expected, tolerance=1e-4)
+
+
+def test_rows_far_apart_stay_finite_in_float32() -> None:
+    # Some rows of logits are near 1e4, some near -1e4: nothing may overflow or vanish.
+    image = torch.tensor([[100.0], [-100.0], [0.001], [50.0]])
+    text = torch.tensor([[100.0], [99.0], [-100.0], [-0.5]])
+    scale = torch.tensor(1.0)
+    found = outcome(lambda *x: ClipLoss(chunk_size=2)(*x), (image, text, scale))
+    logits = (image @ text.T).double()
+    labels = torch.arange(4)
+    expected = (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
+    torch.testing.assert_close(found[0], expected.float())
+    assert all(x.isfinite().all() for x in found)
+
+
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+def test_float32_inside_half_precision(low: torch.dtype) -> None:
+    image, text, scale, _ = (x.detach() for x in inputs(torch.float32))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        low = ClipLoss()(image, text, torch.tensor(50.0))
-    assert low.dtype == torch.float32
-    assert low == ClipLoss()(image, text, torch.tensor(50.0))
+        found = outcome(ClipLoss(), (image, text, scale))
+    assert_equal(found, outcome(ClipLoss(), (image, text, scale)), tolerance=0)
+    value, d_image, d_text, d_scale = outcome(ClipLoss(), (image.to(low), text.to(low), scale))
+    assert (value.dtype, d_scale.dtype) == (torch.float32, torch.float32)
+    assert (d_image.dtype, d_text.dtype) == (low, low)
+    rounded = outcome(ClipLoss(), (image.to(low).float(), text.to(low).float(), scale))
+    assert_equal((value, d_scale), (rounded[0], rounded[3]), tolerance=0)
 
 
-def test_label_smoothing_mixes_in_the_uniform_target() -> None:
-    image, text, scale = features(1), features(2), torch.tensor(5.0)
-    hard = ClipLoss()(image, text, scale)
-    smooth = ClipLoss(label_smoothing=0.1)(image, text, scale)
-    logits = scale * image @ text.T
-    uniform = -(logits.log_softmax(1).mean() + logits.T.log_softmax(1).mean()) / 2
-    torch.testing.assert_close(smooth, 0.9 * hard + 0.1 * uniform)
+@pytest.mark.parametrize("arguments", [{"label_smoothing": 1.0}, {"label_smoothing": -0.1}])
+def test_smoothing_out_of_range_is_refused(arguments: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=r"label_smoothing must be .* not"):
+        ClipLoss(**arguments)  # type: ignore[arg-type]
