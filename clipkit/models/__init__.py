@@ -4,6 +4,7 @@ from pathlib import Path
 
 from clipkit.errors import ModelError, did_you_mean
 from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.fresh_towers import fresh_towers
 from clipkit.models.from_open_clip import load_open_clip
 from clipkit.models.from_transformers import load_transformers
 from clipkit.models.paired_towers import paired_towers
@@ -13,6 +14,7 @@ from clipkit.models.storage import load_model, save_model
 
 __all__ = [
     "DualEncoder",
+    "fresh_towers",
     "load",
     "load_model",
     "load_open_clip",

@@ -18,6 +18,7 @@ Similarity = Literal["softmax", "sigmoid"]
 LongTexts = Literal["head", "pieces"]
 Base = Literal["reference", "inside"]
 Adapters = Literal["alone", "merged"]
+BatchNorm = Literal["fixed", "train"]
 
 MAX_LOGIT_SCALE = 100.0
 
@@ -41,6 +42,12 @@ class DualEncoder(nn.Module):
             "pieces" reads all of it, cut into pieces whose features are averaged, each weighted by
             its number of tokens.
         name: what `clipkit.load` takes to load this model again, where there is such a name.
+
+    Attributes:
+        batch_norm: what batch norms do in training, from the next call of `train` on. "fixed", as
+            in evaluation: they normalise by their running statistics, which stay, while their
+            weights train; so an image's features do not depend on its batch. "train": they
+            normalise by the batch and keep running statistics, as torch has it. Not saved.
     """
 
     logit_bias_parameter: nn.Parameter | None
@@ -67,14 +74,15 @@ class DualEncoder(nn.Module):
         self.image_projection = image_projection
         self.text_projection = text_projection
         self.log_logit_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
-        bias = nn.Parameter(torch.tensor(-10.0)) if similarity == "sigmoid" else None
-        self.register_parameter("logit_bias_parameter", bias)
+        self.register_parameter("logit_bias_parameter", None)
         self.tokenizer = tokenizer
         self.preprocessing = preprocessing
         self.architecture = architecture
-        self.similarity: Similarity = similarity
+        self.similarity: Similarity = "softmax"
+        self.use_similarity(similarity)
         self.long_texts: LongTexts = long_texts
         self.name = name
+        self.batch_norm: BatchNorm = "fixed"
         self.tower_digests: dict[str, str] = {}
         """What towers were in float32 that compute in bfloat16 now; see `precision`."""
 
@@ -103,6 +111,20 @@ class DualEncoder(nn.Module):
         """What is added to the scaled cosine; `None` for softmax models."""
         return self.logit_bias_parameter
 
+    def use_similarity(self, similarity: Similarity) -> None:
+        """Have the scores mean what a loss trains them to: a softmax's or a sigmoid's logits.
+
+        A model that becomes "sigmoid" begins with the bias of the paper, -10
+        (https://arxiv.org/abs/2303.15343), and keeps its scale; one that becomes "softmax" loses
+        its bias. A model that is of the kind already stays as it is.
+        """
+        if similarity == "sigmoid" and self.logit_bias_parameter is None:
+            bias = torch.full_like(self.log_logit_scale, -10.0)
+            self.logit_bias_parameter = nn.Parameter(bias)
+        if similarity == "softmax":
+            self.logit_bias_parameter = None
+        self.similarity = similarity
+
     def encode_image(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch dim"]:
@@ -118,6 +140,7 @@ class DualEncoder(nn.Module):
         features: Tensor = self.text_tower(tokens)
         if "owner" not in tokens:
             return features
+        features = features.float()  # autocast gives bfloat16
         owner = tokens["owner"]
         texts = int(owner[-1]) + 1  # the host waits for the device
         lengths = tokens["attention_mask"].sum(1, keepdim=True).to(features.dtype)
@@ -128,11 +151,11 @@ class DualEncoder(nn.Module):
         self, features: Float[Tensor, "batch features"]
     ) -> Float[Tensor, "batch dim"]:
         """Project what the image tower gave into the joint space; L2-normalised, float32."""
-        return nn.functional.normalize(self.image_projection(features).float(), dim=-1)
+        return _project(self.image_projection, features)
 
     def project_text(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch dim"]:
         """Project what the text tower gave into the joint space; L2-normalised, float32."""
-        return nn.functional.normalize(self.text_projection(features).float(), dim=-1)
+        return _project(self.text_projection, features)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Int[Tensor, "..."]]:
         """Tokenise, cut at `context_length`, on the CPU.
@@ -158,6 +181,8 @@ class DualEncoder(nn.Module):
         super().train(mode)
         if mode:
             rest_frozen(self)
+            if self.batch_norm == "fixed":
+                fix_batch_norms(self)
         return self
 
     @torch.no_grad()
@@ -208,6 +233,25 @@ class DualEncoder(nn.Module):
         from clipkit.models.storage import save_model
 
         save_model(self, folder, training_data=training_data, base=base, adapters=adapters)
+
+
+def _project(
+    projection: nn.Module, features: Float[Tensor, "batch features"]
+) -> Float[Tensor, "batch dim"]:
+    """Project in float32 and normalise, also where autocast has the towers compute in bfloat16."""
+    with torch.autocast(features.device.type, enabled=False):
+        projected: Tensor = projection(features.float())
+        return nn.functional.normalize(projected.float(), dim=-1)
+
+
+def fix_batch_norms(module: nn.Module) -> None:
+    """Have batch norms use their running statistics and leave them as they are.
+
+    They are told by having a `running_var`. What is inside them (an activation, say) stays as is.
+    """
+    for part in module.modules():
+        if any(name == "running_var" for name, _ in part.named_buffers(recurse=False)):
+            part.training = False
 
 
 def rest_frozen(module: nn.Module) -> None:

@@ -226,7 +226,7 @@ def paired_towers(
     model = build_towers(
         spec,
         tokenizer=TransformersTokenizer(tokenizer, min(limits)),
-        preprocessing=_timm_preprocessing(image),
+        preprocessing=timm_preprocessing(image),
         pretrained_image=pretrained,
         name=f"towers:{image}+{text}",
     )
@@ -240,7 +240,7 @@ def _slim(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in drop and value is not None}
 
 
-def _timm_preprocessing(name: str) -> Preprocessing:
+def timm_preprocessing(name: str) -> Preprocessing:
     """Return the preprocessing that timm's pretrained weights of this architecture expect."""
     config = timm.get_pretrained_cfg(name) or timm.get_pretrained_cfg("vit_small_patch16_224")
     size = int(config.input_size[-1])

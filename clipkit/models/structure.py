@@ -57,10 +57,16 @@ def _members(module: nn.Module, name: str, row: str) -> Iterator[tuple[str, str,
         path = f"{name}.{key}" if name else key
         if type(child) in CONTAINERS:
             yield from _members(child, path, row or path)
-        elif row and any(True for _ in child.children()) and any(True for _ in child.parameters()):
+        elif row and _is_made_of_layers(child):
             yield row, path, child
         else:
             yield from _members(child, path, "")
+
+
+def _is_made_of_layers(module: nn.Module) -> bool:
+    """Tell a block from a single layer, which may have adapters beside its `base_layer`."""
+    layers = any(True for _ in module.children()) and not hasattr(module, "base_layer")
+    return layers and any(True for _ in module.parameters())
 
 
 def innermost_blocks(tower: nn.Module) -> Named:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d, EvoNorm2dB0
+from torch import nn
 
 from clipkit.errors import ModelError
 from clipkit.models import load
@@ -129,3 +131,91 @@ def test_the_activation_is_in_the_fingerprint(tmp_path: Path) -> None:
     (folder / "open_clip_config.json").write_text(json.dumps(described))
     assert weights.is_file()
     assert load(f"open_clip:{folder}").fingerprint() != plain
+
+
+def running(model: DualEncoder) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in model.state_dict().items() if ".running_" in k}
+
+
+@pytest.mark.parametrize("image", ["test_resnet", "test_efficientnet"])
+def test_fixed_batch_norms_do_not_see_the_batch(image: str, make_model: Make) -> None:
+    model = make_model(image=image)
+    images = torch.randn(6, 3, 32, 32)
+    before, evaluated = running(model), model.encode_image(images)
+    assert before
+    model.train()
+    whole = model.encode_image(images)
+    parts = torch.cat([model.encode_image(part) for part in images.split(2)])
+    torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(whole, evaluated, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in running(model).items())
+    whole[:, 0].sum().backward()
+    norms = [m for m in model.image_tower.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all(norm.weight.grad is not None for norm in norms)
+
+
+def test_batch_norms_that_train_are_torchs(make_model: Make) -> None:
+    model, images = make_model(), torch.randn(6, 3, 32, 32)
+    before = running(model)
+    model.batch_norm = "train"
+    model.train()
+    whole = model.encode_image(images)
+    assert not any(torch.equal(value, before[name]) for name, value in running(model).items())
+    parts = torch.cat([model.encode_image(part) for part in images.split(2)])
+    assert (whole - parts).abs().max() > 1e-2
+    model.image_tower.requires_grad_(False)
+    assert not any(module.training for module in model.train().image_tower.modules())
+    model.image_tower.requires_grad_(True)
+    model.batch_norm = "fixed"
+    norms = [m for m in model.train().modules() if isinstance(m, nn.BatchNorm2d)]
+    assert not any(norm.training for norm in norms)
+
+
+def test_batch_norms_of_timm_are_fixed_and_nothing_in_or_around_them(model: DualEncoder) -> None:
+    norm = BatchNormAct2d(3, drop_layer=nn.Dropout)
+    model.image_tower = nn.Sequential(norm, EvoNorm2dB0(3), nn.LayerNorm(8), nn.Dropout(0.1))
+    model.train()
+    assert [part.training for part in model.image_tower] == [False, False, True, True]
+    assert norm.drop.training
+    assert model.image_tower.training
+
+
+def test_what_batch_norms_do_is_not_in_the_fingerprint(model: DualEncoder) -> None:
+    before = model.fingerprint()
+    model.batch_norm = "train"
+    assert model.fingerprint() == before
+
+
+@pytest.mark.parametrize("projection", ["linear", "mlp"])
+def test_projections_are_float32_in_autocast(projection: str, make_model: Make) -> None:
+    model = make_model(projection=projection)
+    seen = []
+    widths = [part.get_buffer("mean") for part in (model.image_projection, model.text_projection)]
+    features = [torch.randn(3, len(width)) for width in widths]
+    expected = model.project_image(features[0]), model.project_text(features[1])
+    for part in (model.image_projection, model.text_projection):
+        part.register_forward_hook(lambda _, args, output: seen.append((args[0], output)))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.project_image(features[0]), model.project_text(features[1])
+        inside = model.encode_image(torch.randn(2, 3, 32, 32))
+        assert nn.Linear(2, 2)(torch.ones(2)).dtype == torch.bfloat16  # autocast is as it was
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert inside.dtype == torch.float32
+    assert all(tensor.dtype == torch.float32 for pair in seen for tensor in pair)
+    inside[:, 0].sum().backward()
+    weight = model.get_submodule("image_projection.linear").weight
+    assert isinstance(weight, nn.Parameter)
+    assert weight.grad is not None
+    assert weight.grad.dtype == torch.float32
+
+
+def test_pieces_in_bfloat16_are_averaged_in_float32(model: DualEncoder) -> None:
+    model.long_texts = "pieces"
+    tokens = model.tokenize(["a cat", "a red cat in the good picture " * 9])
+    model.text_tower.register_forward_hook(lambda _, args, output: output.bfloat16())
+    features = model.text_tower_features(tokens)
+    hidden = model.text_tower(tokens).float()
+    rows = tokens["owner"] == 1
+    lengths = tokens["attention_mask"][rows].sum(1, keepdim=True)
+    mean = (hidden[rows] * lengths).sum(0) / lengths.sum()
+    torch.testing.assert_close(features[1], mean, rtol=1e-5, atol=1e-6)

@@ -89,6 +89,7 @@ def test_blocks_of_one_tower(make_model: Make) -> None:
 
 
 def test_frozen_parts_rest_and_their_statistics_stay(model: DualEncoder) -> None:
+    model.batch_norm = "train"
     set_trainable(model, LastBlocks(1))
     model.train()
     before = {name: value.clone() for name, value in model.named_buffers()}

@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipkit.errors import ModelError
+from clipkit.models import fresh_towers, load
+from clipkit.models.starter import TEXT_WEIGHTS
+
+TEXTS = ["a red square", "two cats on a long brown sofa in the sun"]
+
+
+def test_nothing_in_it_was_trained_before() -> None:
+    torch.manual_seed(0)
+    first = fresh_towers("test_vit", text_width=64, text_layers=1, dim=12)
+    other = fresh_towers("test_vit", text_width=64, text_layers=1, dim=12)
+    torch.manual_seed(0)
+    again = fresh_towers("test_vit", text_width=64, text_layers=1, dim=12)
+    assert first.fingerprint() == again.fingerprint() != other.fingerprint()
+    packaged = {tuple(value.shape): value for value in TEXT_WEIGHTS.read().values()}
+    for value in first.text_tower.state_dict().values():
+        same = packaged.get(tuple(value.shape))
+        assert same is None or not torch.equal(same, value)
+
+
+def test_towers_have_the_sizes_that_were_asked_for() -> None:
+    model = fresh_towers("test_vit", text_width=128, text_layers=2, context_length=9, dim=12)
+    assert model.encode_image(torch.randn(2, 3, 160, 160)).shape == (2, 12)
+    assert model.preprocessing.size == 160
+    bert = model.get_submodule("text_tower.model")
+    assert len(bert.encoder.layer) == 2  # type: ignore[union-attr, arg-type]
+    assert bert.encoder.layer[0].attention.self.num_attention_heads == 2  # type: ignore
+    tokens = model.tokenize(TEXTS)
+    assert tokens["input_ids"].shape == (2, 9)
+    assert model.text_tower(tokens).shape == (2, 128)
+
+
+def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
+    model = fresh_towers("test_efficientnet", text_width=64, text_layers=1, projection="mlp")
+    model.save(str(tmp_path / "model"))
+    again = load(tmp_path / "model")
+    assert again.fingerprint() == model.fingerprint()
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            again.encode_text(again.tokenize(TEXTS)), model.encode_text(model.tokenize(TEXTS))
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"text_width": 100}, "text_width: 100 is no multiple of 64"),
+        ({"text_layers": 0}, "text_layers: 0 is less than 1"),
+        ({"context_length": 2}, "context_length: 2 is less than 3"),
+    ],
+)
+def test_sizes_that_no_tower_has(options: dict[str, int], word: str) -> None:
+    with pytest.raises(ModelError, match=word):
+        fresh_towers("test_vit", **options)  # type: ignore[arg-type]
