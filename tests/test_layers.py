@@ -39,6 +39,7 @@ ONLY = {
     "onnxruntime": {"models/onnx_export.py"},
     "datasets": {"data/hub.py"},
     "rich": {"report/terminal.py"},
+    "matplotlib": {"report/trade_off.py"},
 }
 
 

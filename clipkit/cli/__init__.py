@@ -11,16 +11,18 @@ from clipkit.cli.convert import convert
 from clipkit.cli.data import app as data
 from clipkit.cli.embed import embed
 from clipkit.cli.evaluate import evaluate
+from clipkit.cli.interpolate import interpolate
 from clipkit.cli.models import app as models
 from clipkit.cli.recipes import app as recipes
 from clipkit.cli.search import search
 from clipkit.cli.train import train
-from clipkit.errors import ClipkitError
+from clipkit.errors import ClipkitError, Interrupted
 
 app = typer.Typer(
     name="clipkit",
     help="Fine-tune, use and export CLIP-style image-text models.",
-    epilog="Exit codes: 0 done, 1 a check failed, 2 cannot be done as asked, 130 interrupted. "
+    epilog="Exit codes: 0 done, 1 a check failed, 2 cannot be done as asked, 130 interrupted "
+    "(128 and the signal's number). "
     "--debug, anywhere, shows the traceback of an error.",
     no_args_is_help=True,
     add_completion=False,
@@ -31,6 +33,7 @@ app.command("eval")(evaluate)
 app.command("classify")(classify)
 app.command("embed")(embed)
 app.command("search")(search)
+app.command("interpolate")(interpolate)
 app.command("convert")(convert)
 app.add_typer(data, name="data")
 app.add_typer(models, name="models")
@@ -48,6 +51,9 @@ def main(arguments: list[str] | None = None) -> None:
     except typer.Abort:  # what Ctrl-C becomes
         _say("interrupted")
         raise SystemExit(130) from None
+    except Interrupted as error:
+        _say(str(error))
+        raise SystemExit(128 + error.signal_number) from None
     except (ClipkitError, OSError) as error:
         if debug:
             raise

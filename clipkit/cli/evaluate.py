@@ -2,11 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clipkit.errors import ConfigError, DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from clipkit.data import Rejects
+    from clipkit.data.dataset import Dataset
+    from clipkit.evaluate import Retrieval, ZeroShot
 
 TASKS = ("retrieval", "zero_shot")
 
@@ -33,7 +38,6 @@ def evaluate(
     if task is not None and task not in TASKS:
         raise ConfigError(f"--task {task!r} is unknown{did_you_mean(task, TASKS)}")
     from clipkit.data import Rejects, load_data
-    from clipkit.evaluate import Retrieval, ZeroShot
     from clipkit.evaluate.encoder import DirectEncoder
     from clipkit.models import load
     from clipkit.report import terminal
@@ -48,28 +52,59 @@ def evaluate(
             dataset = load_data(name, progress=bars.follow("drawing pictures"))
             rejects.rows += dataset.rejects
             fingerprints[name] = dataset.fingerprint()
-            labels = {sample.label for sample in dataset if sample.label is not None}
-            if task != "zero_shot" and any(sample.captions for sample in dataset):
-                metrics[f"{name} retrieval"] = Retrieval(data=dataset)(encoder, direct)
-            if task != "retrieval" and len(labels) > 1:
-                scores = ZeroShot(data=dataset, templates=templates)(encoder, direct)
-                metrics[f"{name} zero_shot"] = scores
-            if not any(key.startswith(f"{name} ") for key in metrics):
-                raise DataError(f"{name} has neither captions nor labels that {task or 'it'} needs")
+            for prefix, evaluator in evaluators(name, dataset, task, templates).items():
+                metrics[prefix] = evaluator(encoder, direct)
     rejects.rows += direct.rejects.values()
     terminal.out().print(terminal.scores(metrics))
+    content = {"model": encoder.fingerprint(), "data": fingerprints, "metrics": metrics}
+    tell(content, rejects, out)
+
+
+def evaluators(
+    name: str, dataset: "Dataset", task: str | None = None, templates: str | None = None
+) -> "dict[str, Retrieval | ZeroShot]":
+    """Return what scores a model on a data set, by the prefix of its metrics.
+
+    Args:
+        name: of the data set, as it was given.
+        dataset: captions ask for retrieval, two labels or more for zero-shot.
+        task: only this of the two.
+        templates: prompts of zero-shot.
+
+    Raises:
+        DataError: when it has nothing to be scored on.
+    """
+    from clipkit.evaluate import Retrieval, ZeroShot
+
+    found: dict[str, Retrieval | ZeroShot] = {}
+    labels = {sample.label for sample in dataset if sample.label is not None}
+    if task != "zero_shot" and any(sample.captions for sample in dataset):
+        found[f"{name} retrieval"] = Retrieval(data=dataset)
+    if task != "retrieval" and len(labels) > 1:
+        found[f"{name} zero_shot"] = ZeroShot(data=dataset, templates=templates)
+    if not found:
+        raise DataError(f"{name} has neither captions nor labels that {task or 'it'} needs")
+    return found
+
+
+def tell(content: dict[str, Any], rejects: "Rejects", out: Path | None) -> None:
+    """Say what was rejected, and write scores to a file.
+
+    Args:
+        content: the scores, and what they are of.
+        rejects: rows that were not scored; listed beside the file.
+        out: the file; nothing is written when `None`.
+    """
+    from clipkit.report import terminal
+
     if len(rejects):
         terminal.out().print(rejects.summary(), markup=False, soft_wrap=True)
-    if out is not None:
-        content = {
-            "model": encoder.fingerprint(),
-            "data": fingerprints,
-            "metrics": metrics,
-            "rejected": dict(rejects.reasons()),
-        }
-        out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        terminal.out().print(f"scores  {out}", markup=False)
-        if len(rejects):
-            listed = out.with_name("rejects.jsonl")
-            rejects.write(listed)
-            terminal.out().print(f"every rejected row: {listed}", markup=False)
+    if out is None:
+        return
+    content = {**content, "rejected": dict(rejects.reasons())}
+    out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    terminal.out().print(f"scores  {out}", markup=False)
+    if len(rejects):
+        listed = out.with_name("rejects.jsonl")
+        rejects.write(listed)
+        terminal.out().print(f"every rejected row: {listed}", markup=False)

@@ -145,6 +145,39 @@ def scores(metrics: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
+def trade_off(summary: Mapping[str, Any]) -> Table:
+    """Return a table of models between two: what each scores, gains and loses.
+
+    Args:
+        summary: what `clipkit interpolate --out` writes.
+    """
+    metrics = [name for names in summary["metrics"].values() for name in names]
+    table = Table(title="From the base, alpha 0, to the tuned model, alpha 1", title_justify="left")
+    table.add_column("alpha")
+    for name in metrics:
+        prefix, _, metric = name.rpartition(".")
+        table.add_column(escape(f"{prefix}: {pretty(metric)}"), justify="right")
+    for name in ("gain kept", "loss suffered", ""):
+        table.add_column(name, justify="right" if name else "left")
+    for point in summary["points"]:
+        values = {
+            f"{prefix}.{name}": value
+            for section in point["scores"].values()
+            for prefix, scored in section.items()
+            for name, value in scored.items()
+        }
+        shares = [point["gain_kept"], point["loss_suffered"]]
+        best = point["alpha"] == summary["recommended"]
+        table.add_row(
+            f"{point['alpha']:g}",
+            *(percent(values[name]) for name in metrics),
+            *("-" if share is None else f"{100 * share:.0f} %" for share in shares),
+            "recommended" if best else "",
+            style="bold" if best else None,
+        )
+    return table
+
+
 def pretty(metric: str) -> str:
     """Write `text_to_image_r5` as `text to image R@5`."""
     words = metric.replace("_", " ")

@@ -10,7 +10,17 @@ from clipkit import cli
 from clipkit.errors import ConfigError
 from tests.cli.conftest import Run
 
-COMMANDS = ["train", "eval", "classify", "embed", "search", "data", "models", "recipes"]
+COMMANDS = [
+    "train",
+    "eval",
+    "classify",
+    "embed",
+    "search",
+    "interpolate",
+    "data",
+    "models",
+    "recipes",
+]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])

@@ -4,7 +4,16 @@ import pytest
 from rich.console import Console
 
 from clipkit.report import terminal
-from clipkit.report.terminal import Bars, before_after, clock, percent, pretty, rows, scores
+from clipkit.report.terminal import (
+    Bars,
+    before_after,
+    clock,
+    percent,
+    pretty,
+    rows,
+    scores,
+    trade_off,
+)
 
 
 def text(table: object) -> str:
@@ -32,6 +41,31 @@ def test_before_and_after_show_gain_and_loss() -> None:
     for words in ("general: photos", "90.0 %", "80.0 %", "-10.0"):
         assert words in shown
     assert "classes" not in shown
+
+
+def test_a_trade_off_shows_shares_and_the_recommended() -> None:
+    points = [
+        {
+            "alpha": alpha,
+            "gain_kept": gain_kept,
+            "loss_suffered": None,
+            "scores": {
+                "data": {"mine": {"top1": 0.125 + alpha, "top5": 1.0}},
+                "general": {"photos [x]": {"mean_recall": 0.75}},
+            },
+        }
+        for alpha, gain_kept in ((0.0, 0.0), (0.5, 0.925))
+    ]
+    metrics = {"data": ["mine.top1"], "general": ["photos [x].mean_recall"]}
+    shown = text(trade_off({"metrics": metrics, "recommended": 0.5, "points": points}))
+    for words in ("mine: top1", "photos [x]: mean recall", "gain kept", "loss suffered"):
+        assert words in shown
+    base, best = (line.split("│")[1:-1] for line in shown.splitlines()[4:6])
+    assert [cell.strip() for cell in base] == ["0", "12.5 %", "75.0 %", "0 %", "-", ""]
+    assert [cell.strip() for cell in best] == [
+        "0.5", "62.5 %", "75.0 %", "92 %", "-", "recommended",
+    ]  # fmt: skip
+    assert "top5" not in shown
 
 
 def test_small_words() -> None:
