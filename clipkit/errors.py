@@ -7,10 +7,11 @@
     │   └── RejectedError  more rows were rejected than `max_rejected` allows
     ├── ModelError         a model name, folder or file that cannot be loaded
     ├── StoreError         an embedding store that cannot be read, written or searched
-    └── MissingExtraError  an optional package is not installed; names the pip line that mends it
+    ├── MissingExtraError  an optional package is not installed; names the pip line that mends it
+    └── Interrupted        a signal asked a run to stop, and what it had is saved
 
 Each message says what went wrong, where, the value met, and what would work, in one sentence. The
-command line prints that sentence alone and exits with 2.
+command line prints that sentence alone and exits with 2, or after a signal with 128 and its number.
 """
 
 import difflib
@@ -68,6 +69,20 @@ class MissingExtraError(ClipkitError):
         super().__init__(
             f'{what} needs packages that are not installed: pip install "clipkit[{extra}]"'
         )
+
+
+class Interrupted(ClipkitError):
+    """A signal asked a run to stop.
+
+    Args:
+        message: what was stopped, and how it goes on.
+        signal_number: of the signal.
+    """
+
+    def __init__(self, message: str, *, signal_number: int) -> None:
+        """Keep the number."""
+        super().__init__(message)
+        self.signal_number = signal_number
 
 
 def did_you_mean(value: str, known: Iterable[str]) -> str:

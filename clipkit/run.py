@@ -7,15 +7,19 @@ from typing import Any
 
 import torch
 
+from clipkit.data.dataset import Dataset
 from clipkit.data.rejects import Rejects
-from clipkit.models import DualEncoder
+from clipkit.models import DualEncoder, load
+from clipkit.models.dual_encoder import Similarity
+from clipkit.models.patch_dropout import set_patch_dropout
 from clipkit.models.trainable import Counts, set_dropout, set_trainable
 from clipkit.recipe import Plan, read_recipe
 from clipkit.train.feature_cache import FeatureCache
-from clipkit.train.loop import FitResult, StepReport, fit
-from clipkit.train.processes import is_main_process, wait_for_everyone
+from clipkit.train.loop import FitResult, fit
+from clipkit.train.processes import is_main_process, told_by_main, wait_for_everyone
 from clipkit.train.run_log import RunFolder
 from clipkit.train.scores import Scoring
+from clipkit.train.watch import StepReport
 from clipkit.types import PartProgress
 
 
@@ -28,12 +32,14 @@ class TrainResult:
         folder: the run folder.
         metrics: what `metrics.json` holds; metrics are shares in [0, 1].
         is_main_process: whether this is the process that wrote the folder.
+        was_finished: whether the run was finished before, and nothing was done.
     """
 
     model: DualEncoder
     folder: Path
     metrics: dict[str, Any]
     is_main_process: bool = True
+    was_finished: bool = False
 
 
 def train(
@@ -44,32 +50,122 @@ def train(
     on_start: Callable[[Counts], None] | None = None,
     on_encode: PartProgress | None = None,
     on_progress: Callable[[StepReport], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> TrainResult:
     """Train as a recipe says, scoring before and after, and write the run folder.
+
+    A run that was stopped goes on where it was; one that is finished is returned as it is.
 
     Args:
         recipe: a path, or the name of a recipe that ships.
         overrides: `key=value`, such as "optim.lr=1e-4" or "out=runs/mine".
-        restart: replace a run that is in the folder already.
+        restart: begin again where the folder holds a run already.
         on_start: told how many parameters of each part train, and how many do not.
         on_encode: told how far the encoding of frozen towers is.
         on_progress: told how far the training is.
+        on_note: told what is wrong with the run, in words.
 
     Returns:
         The model, the folder and the metrics.
 
     Raises:
-        ConfigError: listing every problem of the recipe at once.
+        ConfigError: listing every problem of the recipe at once, or what the run in the folder has
+            otherwise.
+        Interrupted: when a signal stopped the run, after saving.
         ClipkitError: of the kinds that `clipkit.errors` draws.
 
     Example:
         >>> result = clipkit.train("openmoji", ["epochs=20", "out=runs/mine"])  # doctest: +SKIP
     """
     plan = read_recipe(recipe, overrides)
+    main = is_main_process()
+    run = RunFolder(
+        plan.settings.out,
+        recipe=plan.yaml(),
+        differences=plan.differences,
+        restart=restart,
+        writes=main,
+    )
+    try:
+        if told_by_main(run.finished):
+            return TrainResult(load(str(run.model)), run.path, run.read_metrics(), main, True)
+        return _train(plan, run, on_start, on_encode, on_progress, on_note)
+    finally:
+        run.close()
+
+
+def _train(
+    plan: Plan,
+    run: RunFolder,
+    on_start: Callable[[Counts], None] | None,
+    on_encode: PartProgress | None,
+    on_progress: Callable[[StepReport], None] | None,
+    on_note: Callable[[str], None] | None,
+) -> TrainResult:
+    """Train what is planned, and write the rest of the run folder."""
     settings = plan.settings
     data = plan.load_data()
     torch.manual_seed(settings.seed)
+    loss = plan.make_loss()
+    model, parameters = _make_model(plan, getattr(loss, "similarity", None))
+    cache = FeatureCache(report=on_encode, max_rejected=settings.max_rejected)
+    if on_start is not None and run.writes:
+        on_start(parameters)
+    scorings = [
+        Scoring(section, prefix, make(), every) for section, prefix, make, every in plan.evaluators
+    ]
+    try:
+        result = fit(
+            model,
+            data,
+            loss=loss,
+            optim=plan.optim,
+            batches=plan.batches(),
+            epochs=settings.epochs,
+            seed=settings.seed,
+            scorings=scorings,
+            cache=cache,
+            run=run,
+            selection=plan.selection,
+            checkpoints=plan.checkpoints,
+            max_rejected=settings.max_rejected,
+            precision=settings.precision,
+            class_directions=plan.make_class_directions() if plan.make_class_directions else None,
+            teacher=plan.teacher,
+            trackers=settings.trackers,
+            on_progress=on_progress,
+            on_note=on_note,
+        )
+        model.to("cpu")
+        if run.writes:
+            model.save(
+                str(run.model),
+                training_data=[data.fingerprint()],
+                base=plan.save.base,
+                adapters=plan.save.adapters,
+            )
+        wait_for_everyone()
+        model.name = str(run.model.resolve())
+        rejects = Rejects(1.0, [*data.rejects, *cache.rejects.values()])
+        metrics = _metrics(plan, result, data, parameters, len(rejects))
+        run.write_metrics(metrics)
+    finally:
+        if run.writes:
+            Rejects(1.0, [*data.rejects, *cache.rejects.values()]).write(run.path / "rejects.jsonl")
+    return TrainResult(model, run.path, metrics, run.writes)
+
+
+def _make_model(plan: Plan, similarity: Similarity | None) -> tuple[DualEncoder, Counts]:
+    """Make the model, and say what of it trains and what is dropped in training.
+
+    Args:
+        plan: the recipe.
+        similarity: what the loss makes of the model's scores.
+    """
+    settings = plan.settings
     model = plan.make_model()
+    if similarity is not None:
+        model.use_similarity(similarity)
     if plan.data.long_captions == "pieces":
         model.long_texts = "pieces"
     parameters = set_trainable(model, plan.trainable)
@@ -79,74 +175,23 @@ def train(
         image_features=settings.image_feature_dropout,
         text_features=settings.text_feature_dropout,
     )
-    scorings = [
-        Scoring(section, prefix, make(), every) for section, prefix, make, every in plan.evaluators
-    ]
-    main = is_main_process()
-    run = RunFolder(settings.out, recipe=plan.yaml(), restart=restart, writes=main)
-    cache = FeatureCache(report=on_encode, max_rejected=settings.max_rejected)
-    if on_start is not None and main:
-        on_start(parameters)
-    try:
-        run.log("start", data=data.fingerprint(), rows=len(data), parameters=parameters)
-        result = fit(
-            model,
-            data,
-            loss=plan.make_loss(),
-            optim=plan.optim,
-            batch_size=settings.batch_size,
-            epochs=settings.epochs,
-            seed=settings.seed,
-            scorings=scorings,
-            cache=cache,
-            run=run,
-            max_rejected=settings.max_rejected,
-            best=settings.best,
-            augment=settings.augment,
-            flip=settings.flip,
-            drop_last=settings.drop_last,
-            workers=settings.workers,
-            long_captions=plan.data.long_captions,
-            precision=settings.precision,
-            class_directions=plan.make_class_directions() if plan.make_class_directions else None,
-            on_progress=on_progress,
-        )
-        metrics = _metrics(plan, result, data.fingerprint(), len(data), parameters)
-        model.to("cpu")
-        if main:
-            model.save(
-                str(run.model),
-                training_data=[data.fingerprint()],
-                base=plan.save.base,
-                adapters=plan.save.adapters,
-            )
-        wait_for_everyone()
-        model.name = str(run.model.resolve())
-        run.write_metrics(metrics)
-    finally:
-        rejects = Rejects(1.0, [*data.rejects, *cache.rejects.values()])
-        if main:
-            rejects.write(run.path / "rejects.jsonl")
-        run.close()
-    return TrainResult(model, run.path, {**metrics, "rejected": len(rejects)}, main)
+    set_patch_dropout(model, settings.patch_dropout)
+    model.batch_norm = settings.batch_norm
+    return model, parameters
 
 
 def _metrics(
-    plan: Plan,
-    result: FitResult,
-    fingerprint: str,
-    rows: int,
-    parameters: Counts,
+    plan: Plan, result: FitResult, data: Dataset, parameters: Counts, rejected: int
 ) -> dict[str, Any]:
     """Return what `metrics.json` holds."""
     return {
         "before": result.before,
         "after": result.after,
-        "best": {"metric": plan.settings.best, "step": result.kept_step},
+        "best": {"metric": plan.selection.best, "step": result.kept_step},
         "steps": result.steps,
-        "training_seconds": round(result.seconds, 2),
         "final_loss": result.loss,
-        "data": {"train": plan.data.train, "fingerprint": fingerprint, "rows": rows},
+        "notes": list(result.notes),
+        "data": {"train": plan.data.train, "fingerprint": data.fingerprint(), "rows": len(data)},
         "captions": {
             "seen": result.captions_seen,
             "cut": result.captions_cut,
@@ -156,4 +201,5 @@ def _metrics(
             part: {"trained": trained, "frozen": still}
             for part, (trained, still) in parameters.items()
         },
+        "rejected": rejected,
     }

@@ -12,13 +12,16 @@ def train(
         typer.Argument(help="Changes, such as optim.lr=1e-4 epochs=20 out=runs/mine."),
     ] = None,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Replace the run that is in the folder already.")
+        bool, typer.Option("--restart", help="Begin again where the folder holds a run already.")
     ] = False,
 ) -> None:
-    """Train as a recipe says: scores before and after, a model folder, and all that led to it."""
+    """Train as a recipe says: scores before and after, a model folder, and all that led to it.
+
+    A run that was stopped, by Ctrl-C, a kill or a crash, goes on with the same command.
+    """
     from clipkit.report import terminal
     from clipkit.run import train as run
-    from clipkit.train.loop import StepReport
+    from clipkit.train.watch import StepReport
 
     notes = terminal.notes()
 
@@ -43,10 +46,13 @@ def train(
             on_start=on_start,
             on_encode=bars.show,
             on_progress=on_progress,
+            on_note=lambda note: notes.print(f"note: {note}", soft_wrap=True, highlight=False),
         )
     if not result.is_main_process:
         return
     out = terminal.out()
+    if result.was_finished:
+        out.print("this run was finished already; --restart begins it again")
     if result.metrics["after"]:
         out.print(terminal.before_after(result.metrics))
     rejected = result.metrics["rejected"]

@@ -1,6 +1,6 @@
 """What a training step is fed: features of frozen towers from the cache, else from the loader."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +22,7 @@ from clipkit.data.order import (
 )
 from clipkit.data.preprocess import normalize
 from clipkit.errors import ConfigError, DataError
+from clipkit.losses import Duplicates
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.sentences import LongCaptions
 from clipkit.train.captions import CaptionTable, Shortener
@@ -33,20 +34,97 @@ CACHED_ROWS = 400_000
 
 
 @dataclass(frozen=True, slots=True)
-class PairBatch:
-    """A batch of pairs on the model's device.
+class Part:
+    """Pairs that pass through the model at once, on the CPU.
 
     Attributes:
-        images: the frozen image tower's features [batch, features], or images [batch, 3, h, w].
+        images: the frozen image tower's features [batch, features], or pixels from 0 to 255
+            [batch, height, width, 3].
         texts: the frozen text tower's features [batch, features], or tokens.
+    """
+
+    images: Tensor
+    texts: Tensor | dict[str, Tensor]
+
+    def on_device(self, model: DualEncoder) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
+        """Return both sides as the model takes them, where the model is."""
+        device, images, texts = model.device, self.images.to(model.device), self.texts
+        if images.dtype == torch.uint8:
+            images = normalize(images, model.preprocessing)
+        if isinstance(texts, Tensor):
+            return images, texts.to(device)
+        return images, {name: value.to(device) for name, value in texts.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class PairBatch:
+    """This process's share of a batch of pairs, on the CPU.
+
+    Attributes:
+        images: the frozen image tower's features [batch, features], or pixels from 0 to 255
+            [batch, height, width, 3].
+        texts: the frozen text tower's features [batch, features], or texts.
+        rows: which rows of the data the pairs are.
+        caption_numbers: which text of the caption table each shows; `None` where there is no table.
         image_keys: equal numbers for equal images.
         text_keys: equal numbers for equal captions.
     """
 
     images: Tensor
-    texts: Tensor | dict[str, Tensor]
+    texts: Tensor | list[str]
+    rows: Int[Tensor, " batch"]
+    caption_numbers: Int[Tensor, " batch"] | None
     image_keys: Int[Tensor, " batch"]
     text_keys: Int[Tensor, " batch"]
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self.image_keys)
+
+    def parts(self, model: DualEncoder, size: int | None) -> list[Part]:
+        """Cut the batch into parts of at most `size` pairs, their sizes differing by one at most.
+
+        Args:
+            model: tokenises the texts.
+            size: pairs a part; all when `None`.
+        """
+        bounds = batch_bounds(len(self), size or len(self), drop_last=False)
+        return [self._part(model, slice(start, end)) for start, end in bounds.tolist()]
+
+    def _part(self, model: DualEncoder, pairs: slice) -> Part:
+        texts = self.texts[pairs]
+        return Part(
+            self.images[pairs], texts if isinstance(texts, Tensor) else model.tokenize(texts)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """What a step is fed.
+
+    Attributes:
+        batch_size: pairs a step over all processes; all rows when there are fewer.
+        micro_batch_size: pairs that pass through the model at once, of each process; `None` for
+            all. It bounds memory and changes no gradient.
+        duplicates: what pairs of equal pictures or captions are to one another: "positive", "mask"
+            (left out) or "ignore" (negatives like others).
+        augment: random crops; the image tower is then never cached.
+        flip: mirror half of the images; wrong where captions say left or right.
+        drop_last: leave out the pairs that do not fill a last batch; else each pair is seen once an
+            epoch, in batches whose sizes differ by one at most.
+        workers: threads that decode where nothing is cached, see `Loader`.
+        long_captions: what stands for a caption that is longer than the model reads; for "pieces"
+            the model's own `long_texts` says so too.
+    """
+
+    batch_size: int = 256
+    micro_batch_size: int | None = None
+    duplicates: Duplicates = "positive"
+    augment: bool = False
+    flip: bool = False
+    drop_last: bool = False
+    workers: int | None = None
+    long_captions: LongCaptions = "head"
 
 
 class PairBatches:
@@ -56,20 +134,13 @@ class PairBatches:
         model: says which towers are frozen, and how images and texts are prepared.
         data: rows with an image and at least one caption are used.
         cache: encodes frozen towers once.
-        batch_size: pairs a step over all processes; all rows when there are fewer.
+        settings: what a step is fed.
         seed: of order, choice of caption and augmentation.
-        augment: random crops; the image tower is then never cached.
-        flip: mirror half of the images; wrong where captions say left or right.
         process_index: which part of each batch this process takes.
         process_count: into how many parts a batch is split.
-        drop_last: leave out the pairs that do not fill a last batch; else each pair is seen once an
-            epoch, in batches whose sizes differ by one at most.
-        workers: threads that decode where nothing is cached, see `Loader`.
-        long_captions: what stands for a caption that is longer than the model reads; for "pieces"
-            the model's own `long_texts` says so too.
+        number_captions: keep all captions in memory, in a table, even where that is not needed.
 
     Attributes:
-        skipped: rows whose images could not be decoded.
         shorten: counts the captions that were looked at, and those that the model cuts.
 
     Raises:
@@ -81,42 +152,36 @@ class PairBatches:
         model: DualEncoder,
         data: Dataset,
         cache: FeatureCache,
+        settings: BatchSettings,
         *,
-        batch_size: int,
         seed: int,
-        augment: bool = False,
-        flip: bool = False,
         process_index: int = 0,
         process_count: int = 1,
-        drop_last: bool = False,
-        workers: int | None = None,
-        long_captions: LongCaptions = "head",
+        number_captions: bool = False,
     ) -> None:
         """Encode what is frozen."""
         self.model = model
+        self.settings = settings
         self.seed = seed
-        self.augment = augment
-        self.flip = flip
         self.process_index = process_index
         self.process_count = process_count
-        self.drop_last = drop_last
-        self.workers = workers
-        self.shorten = Shortener(model, long_captions)
+        self.shorten = Shortener(model, settings.long_captions)
         self.data = data
-        self.skipped: list[Reject] = []
+        self._skipped: dict[str, Reject] = {}
+        self._loader: Loader | None = None
         self.rows = data.captioned()
         few = len(self.rows) <= CACHED_ROWS
         self.image_features: Tensor | None = None
         self.mirrored_features: Tensor | None = None
-        if frozen(model.image_tower) and not augment and few:
+        if frozen(model.image_tower) and not settings.augment and few:
             self._encode_images(cache)
         if len(self.rows) < 2:
             raise DataError(
                 f"{data.name}: training needs two rows with image and caption; it has"
                 f" {len(self.rows)}"
             )
-        self.batch_size = min(batch_size, len(self.rows))
-        self.bounds = batch_bounds(len(self.rows), self.batch_size, drop_last=drop_last)
+        self.batch_size = min(settings.batch_size, len(self.rows))
+        self.bounds = batch_bounds(len(self.rows), self.batch_size, drop_last=settings.drop_last)
         smallest = int((self.bounds[:, 1] - self.bounds[:, 0]).min())
         if smallest < 2 * process_count:
             raise ConfigError(
@@ -125,7 +190,8 @@ class PairBatches:
             )
         self.text_features: Tensor | None = None
         self.captions: CaptionTable | None = None
-        if self.image_features is not None or (frozen(model.text_tower) and few):
+        cached_texts = frozen(model.text_tower) and few
+        if self.image_features is not None or cached_texts or number_captions:
             self._encode_captions(cache)
 
     def _encode_images(self, cache: FeatureCache) -> None:
@@ -136,7 +202,7 @@ class PairBatches:
         places = [where[row] for row in self.rows.tolist()]
         self.image_features = features[places]
         self.image_keys = torch.tensor(self.data.image_keys())[torch.from_numpy(self.rows)]
-        if self.flip:
+        if self.settings.flip:
             mirrored, _ = cache.image_tower(self.model, self.data, mirrored=True)
             self.mirrored_features = mirrored[places]
 
@@ -152,26 +218,34 @@ class PairBatches:
         """Return the steps of an epoch."""
         return len(self.bounds)
 
-    def epoch(self, epoch: int) -> Iterator[PairBatch]:
-        """Yield this process's share of the batches of one epoch."""
+    @property
+    def skipped(self) -> list[Reject]:
+        """Rows whose images could not be decoded so far, by their ids."""
+        if self._loader is not None:
+            self.skip(self._loader.rejects)
+        return [reject for _, reject in sorted(self._skipped.items())]
+
+    def skip(self, rejects: Iterable[Reject]) -> None:
+        """Count rows as skipped, such as those that a run had found before it was resumed."""
+        self._skipped.update((reject.id, reject) for reject in rejects)
+
+    def epoch(self, epoch: int, done: int = 0) -> Iterator[PairBatch]:
+        """Yield this process's share of the batches of one epoch, from number `done` on."""
         if self.image_features is None or self.captions is None:
-            yield from self._live(epoch)
+            yield from self._live(epoch, done)
             return
         n = len(self.rows)
         order = torch.from_numpy(sample_order(n, seed=self.seed, epoch=epoch))
         mirror = torch.from_numpy(draws(n, stream=FLIP, seed=self.seed, epoch=epoch) < 0.5)
         shown = self.captions.drawn(seed=self.seed, epoch=epoch)
-        for start, end in self.bounds:
-            rows = order[start + self.process_index : end : self.process_count]
-            images = self.image_features[rows]
+        for start, end in self.bounds[done:]:
+            places = order[start + self.process_index : end : self.process_count]
+            images = self.image_features[places]
             if self.mirrored_features is not None:
-                images = torch.where(mirror[rows, None], self.mirrored_features[rows], images)
-            at = shown[rows]
-            yield self._batch(
-                images, self._texts(at), self.image_keys[rows], self.captions.keys[at]
-            )
+                images = torch.where(mirror[places, None], self.mirrored_features[places], images)
+            yield self._batch(images, places, self.image_keys[places], shown[places])
 
-    def _live(self, epoch: int) -> Iterator[PairBatch]:
+    def _live(self, epoch: int, done: int) -> Iterator[PairBatch]:
         """Yield batches whose images are decoded now and whose captions are read now."""
         loader = Loader(
             self.data.samples,
@@ -180,49 +254,49 @@ class PairBatches:
             seed=self.seed,
             process_index=self.process_index,
             process_count=self.process_count,
-            augment=self.augment,
-            workers=self.workers,
-            drop_last=self.drop_last,
+            augment=self.settings.augment,
+            workers=self.settings.workers,
+            drop_last=self.settings.drop_last,
             rows=None if len(self.rows) == len(self.data) else self.rows,
-            position=(epoch, 0),
+            position=(epoch, done),
         )
+        _ = self.skipped  # takes over what the loader before this one found
+        self._loader = loader
         chance = partial(draws_of, seed=self.seed, epoch=epoch)
         shown = self.captions.drawn(seed=self.seed, epoch=epoch) if self.captions else None
         for batch in loader.epoch():
-            images = normalize(batch.pixels.to(self.model.device), self.model.preprocessing)
-            if self.flip:
+            pixels = batch.pixels
+            if self.settings.flip:
                 turned = torch.from_numpy(chance(batch.indices, stream=FLIP) < 0.5)
-                turned = turned.to(images.device)[:, None, None, None]
-                images = torch.where(turned, images.flip(-1), images)
-            image_keys = torch.tensor(batch.keys)
-            if shown is not None and self.captions is not None:
-                at = shown[batch.indices]
-                yield self._batch(images, self._texts(at), image_keys, self.captions.keys[at])
+                pixels = torch.where(turned[:, None, None, None], pixels.flip(2), pixels)
+            places, image_keys = torch.tensor(batch.indices), torch.tensor(batch.keys)
+            if shown is not None:
+                yield self._batch(pixels, places, image_keys, shown[places])
                 continue
             told = zip(batch.captions, chance(batch.indices, stream=CAPTION), strict=True)
             parts = self.shorten([captions[int(x * len(captions))] for captions, x in told])
             cut = zip(parts, chance(batch.indices, stream=SENTENCE), strict=True)
             texts = [some[int(x * len(some))] for some, x in cut]
-            keys = torch.tensor([text_key(text) for text in texts])
-            yield self._batch(images, texts, image_keys, keys)
-        known = {reject.id for reject in self.skipped}
-        self.skipped += [reject for reject in loader.rejects if reject.id not in known]
-
-    def _texts(self, at: Int[Tensor, " batch"]) -> Tensor | list[str]:
-        """Return some of the numbered texts, or their features where those are known."""
-        if self.text_features is not None:
-            return self.text_features[at]
-        return [self.captions.texts[place] for place in at.tolist()] if self.captions else []
+            yield self._batch(pixels, places, image_keys, texts)
 
     def _batch(
-        self, images: Tensor, texts: Tensor | list[str], image_keys: Tensor, text_keys: Tensor
+        self,
+        images: Tensor,
+        places: Int[Tensor, " batch"],
+        image_keys: Int[Tensor, " batch"],
+        told: Int[Tensor, " batch"] | list[str],
     ) -> PairBatch:
-        """Put the two sides of a batch on the device."""
-        device = self.model.device
-        if isinstance(texts, list):
-            tokens = self.model.tokenize(texts)
-            moved = {name: value.to(device) for name, value in tokens.items()}
-            return PairBatch(images.to(device), moved, image_keys.to(device), text_keys.to(device))
-        return PairBatch(
-            images.to(device), texts.to(device), image_keys.to(device), text_keys.to(device)
-        )
+        """Join images with texts: with given ones, or with some of the caption table."""
+        texts: Tensor | list[str]
+        if isinstance(told, list) or self.captions is None:
+            texts = [str(text) for text in told]
+            numbers, keys = None, torch.tensor([text_key(text) for text in texts])
+        else:
+            numbers, keys = told, self.captions.keys[told]
+            texts = (
+                [self.captions.texts[at] for at in told.tolist()]
+                if self.text_features is None
+                else self.text_features[told]
+            )
+        rows = torch.from_numpy(self.rows)[places.long()]
+        return PairBatch(images, texts, rows, numbers, image_keys, keys)

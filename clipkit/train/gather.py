@@ -1,82 +1,78 @@
-"""Negatives from all processes, with their gradient."""
+"""What all processes hold of a batch, in every one of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clipkit.train.batches import PairBatch
+from clipkit.losses import Share
 
 
 @dataclass(frozen=True, slots=True)
-class GatheredBatch:
-    """The batch of all processes, rank after rank."""
+class Gathered:
+    """The batch of all processes, rank after rank; the same in each of them.
 
-    image_features: Float[Tensor, "batch dim"]
-    text_features: Float[Tensor, "batch dim"]
-    image_keys: Int[Tensor, " batch"]
-    text_keys: Int[Tensor, " batch"]
-
-
-def gather_batch(
-    image_features: Float[Tensor, "batch dim"],
-    text_features: Float[Tensor, "batch dim"],
-    batch: PairBatch,
-) -> GatheredBatch:
-    """Join the features of all processes, which may hold different numbers of rows.
-
-    Each process then computes the loss of the whole batch. The backward pass of the gather sums
-    over processes and Accelerate averages the parameters' gradients over them, which together give
-    the gradient of one process with the whole batch, for the logit scale as well.
+    Attributes:
+        features: of each kind that was given, all rows.
+        keys: whole numbers that come with each row.
+        mine: which of the rows are this process's.
+        signal: the largest of the numbers that the processes passed on.
+        share: this process's share of what is to be worked out; `None` when it is alone.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return GatheredBatch(image_features, text_features, batch.image_keys, batch.text_keys)
-    count = dist.get_world_size()
-    sizes = [torch.empty_like(_size(image_features)) for _ in range(count)]
-    dist.all_gather(sizes, _size(image_features))
-    counts = [int(size) for size in sizes]  # the host waits for the device
-    keys = torch.stack([batch.image_keys, batch.text_keys], dim=1)
-    parts = [keys.new_empty(max(counts), 2) for _ in range(count)]
-    dist.all_gather(parts, _padded(keys, max(counts)))
-    image_keys, text_keys = _joined(parts, counts).unbind(dim=1)
-    features = torch.cat([image_features, text_features], dim=1)
-    gathered: Tensor = _Gather.apply(features, counts)
-    images, texts = gathered.split([image_features.shape[1], text_features.shape[1]], dim=1)
-    return GatheredBatch(images, texts, image_keys, text_keys)
+
+    features: tuple[Float[Tensor, "batch _"], ...]
+    keys: Int[Tensor, "batch _"]
+    mine: slice
+    signal: int
+    share: Share | None
 
 
-class _Gather(torch.autograd.Function):
-    """Joins the rows of all processes; backward, each gets the sum of its rows' gradients."""
+def gather_rows(
+    features: Sequence[Float[Tensor, "rows _"]], keys: Int[Tensor, "rows _"], *, signal: int = 0
+) -> Gathered:
+    """Join the rows of all processes, which may hold different numbers of them.
 
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
-        rank = dist.get_rank()
-        ctx.start, ctx.count = sum(counts[:rank]), counts[rank]
-        parts = [rows.new_empty(max(counts), rows.shape[1]) for _ in counts]
-        dist.all_gather(parts, _padded(rows, max(counts)))
-        return _joined(parts, counts)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        total = gradients[0].contiguous().clone()  # collectives read memory, not strides
-        dist.all_reduce(total)
-        return total[ctx.start : ctx.start + ctx.count], None
-
-
-def _size(rows: Tensor) -> Tensor:
-    return torch.tensor(len(rows), device=rows.device)
-
-
-def _padded(rows: Tensor, length: int) -> Tensor:
-    """Add rows of zeros: what is gathered must have one shape everywhere."""
-    padding = rows.new_zeros(length - len(rows), rows.shape[1])
-    return torch.cat([rows, padding])
+    Args:
+        features: without a graph: what is worked out with them has one of its own.
+        keys: whole numbers of each row.
+        signal: a number for all to know the largest of.
+    """
+    detached = tuple(some.detach() for some in features)
+    if process_count() == 1:
+        return Gathered(detached, keys, slice(0, len(keys)), signal, None)
+    rank, count = dist.get_rank(), dist.get_world_size()
+    told = torch.tensor([len(keys), signal], device=keys.device)
+    heard = [torch.empty_like(told) for _ in range(count)]
+    dist.all_gather(heard, told)
+    counts, signals = torch.stack(heard).T.tolist()  # the host waits for the device
+    start = sum(counts[:rank])
+    return Gathered(
+        tuple(_all_rows(some, counts) for some in detached),
+        _all_rows(keys, counts),
+        slice(start, start + counts[rank]),
+        max(signals),
+        Share(rank=rank, count=count, total=_total),
+    )
 
 
-def _joined(parts: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
-    """Put the rows of all processes together, without what they were padded with."""
+def process_count() -> int:
+    """Return how many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _total(values: Tensor) -> Tensor:
+    """Sum over processes."""
+    total = values.contiguous().clone()  # collectives read memory, not strides
+    dist.all_reduce(total)
+    return total
+
+
+def _all_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Put the rows of all processes together; what is sent must have one shape everywhere."""
+    padded = torch.cat([rows, rows.new_zeros(max(counts) - len(rows), rows.shape[1])])
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
     return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])

@@ -1,73 +1,35 @@
 """The training loop, in the order things happen."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import isfinite
+from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from clipkit.data.dataset import Dataset
 from clipkit.errors import ClipkitError
 from clipkit.evaluate.encoder import check_rejects
-from clipkit.losses import positives_by_content
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.projections import Projection
-from clipkit.sentences import LongCaptions
-from clipkit.train.batches import PairBatches
+from clipkit.train.batches import BatchSettings, PairBatch, PairBatches
+from clipkit.train.checkpoint import CheckpointSettings
 from clipkit.train.class_directions import ClassDirections
+from clipkit.train.course import Course, Scorings
+from clipkit.train.diagnose import Sight, diagnose, diagnose_waiting, mean_cosine
 from clipkit.train.feature_cache import FeatureCache, frozen
-from clipkit.train.gather import gather_batch
-from clipkit.train.optim import OptimSettings, build_optimizer, learning_rate
+from clipkit.train.grad_cache import GradCache, Pairs
+from clipkit.train.kept import Selection
+from clipkit.train.objective import Aim, Objective
+from clipkit.train.optim import OptimSettings, build_optimizer, set_learning_rate
 from clipkit.train.processes import make_accelerator
 from clipkit.train.run_log import RunFolder
-from clipkit.train.scores import Scores, Scoring, pick, score
-
-LOG_SECONDS = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """What the terminal shows while training.
-
-    Attributes:
-        step: steps done.
-        steps: steps of the whole run.
-        loss: of the last step, in nats.
-        logit_scale: the multiplier after that step.
-        rate: pairs a second.
-        seconds_left: at that rate.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    logit_scale: float
-    rate: float
-    seconds_left: float
-
-
-class Pairs(nn.Module):
-    """One forward pass over both sides, so that Accelerate wraps the model as a whole."""
-
-    def __init__(self, model: DualEncoder, *, cached_images: bool) -> None:
-        """Keep the model, and whether images come as features of its frozen tower."""
-        super().__init__()
-        self.model = model
-        self.cached_images = cached_images
-
-    def forward(
-        self, images: Tensor, texts: Tensor | dict[str, Tensor]
-    ) -> tuple[Float[Tensor, "batch dim"], Float[Tensor, "batch dim"], Float[Tensor, ""]]:
-        """Return image features, text features and the logit scale."""
-        model = self.model
-        encode = model.project_image if self.cached_images else model.encode_image
-        text_features = (
-            model.project_text(texts) if isinstance(texts, Tensor) else model.encode_text(texts)
-        )
-        return encode(images), text_features, model.logit_scale
+from clipkit.train.scores import Scores, Scoring
+from clipkit.train.signals import StopSignals
+from clipkit.train.teacher import Teacher, TeacherSettings
+from clipkit.train.watch import StepReport, Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +41,20 @@ class FitResult:
         after: scores of the model that was kept.
         kept_step: the step that model is from.
         steps: steps taken.
-        seconds: time in the loop, evaluation and encoding apart.
-        loss: of the last step, in nats.
+        loss: of the last step, in nats; `None` where no step was taken.
         captions_seen: captions that were looked at: all of them, or those drawn.
         captions_cut: how many of them have more tokens than the model reads.
+        notes: what was wrong with the run, in words.
     """
 
     before: Scores
     after: Scores
     kept_step: int
     steps: int
-    seconds: float
-    loss: float
+    loss: float | None
     captions_seen: int
     captions_cut: int
+    notes: tuple[str, ...]
 
 
 def fit(
@@ -101,134 +63,130 @@ def fit(
     *,
     loss: nn.Module,
     optim: OptimSettings,
-    batch_size: int,
+    batches: BatchSettings,
     epochs: int,
     seed: int,
     scorings: Sequence[Scoring],
     cache: FeatureCache,
     run: RunFolder,
+    selection: Selection | None = None,
+    checkpoints: CheckpointSettings | None = None,
     max_rejected: float = 0.01,
-    best: str | None = None,
-    augment: bool = False,
-    flip: bool = False,
-    drop_last: bool = False,
-    workers: int | None = None,
-    long_captions: LongCaptions = "head",
     precision: str = "auto",
     class_directions: ClassDirections | None = None,
+    teacher: TeacherSettings | None = None,
+    trackers: Sequence[str] = (),
     on_progress: Callable[[StepReport], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> FitResult:
     """Train `model` in place and leave the kept weights in it.
+
+    A run that was stopped goes on at its last checkpoint; on a CPU it then ends with the same bits.
 
     Args:
         model: with what trains set by `set_trainable`.
         data: captioned images.
-        loss: called with image features, text features, logit scale and positives.
+        loss: of `clipkit.losses`, or a module that is called as they are.
         optim: how the parameters move.
-        batch_size: pairs a step, over all processes.
+        batches: what a step is fed.
         epochs: visits of each row.
         seed: of order, choice of caption, dropout and augmentation.
         scorings: what is scored before and after (and in between where it says so).
         cache: encodes frozen towers once.
-        run: where events go.
+        run: where events, checkpoints and times go.
+        selection: which step's weights are kept; the last one's when `None`.
+        checkpoints: when the run saves what it needs to go on.
         max_rejected: the largest share of rows that may be unusable.
-        best: `prefix.metric` by which the model is chosen among the steps that were scored; the
-            last step's model when `None`.
-        augment: random crops of the training images.
-        flip: mirror half of the training images.
-        drop_last: leave out the pairs that do not fill an epoch's last batch.
-        workers: threads that decode images, of each process; the cores, at most 8, when `None`.
-        long_captions: what stands for a caption with more tokens than the model reads.
-        precision: "auto" (bf16 on a GPU, else float32), "bf16" or "float32".
+        precision: "auto" (bf16 where the device computes in it, else float32), "bf16" or "float32".
         class_directions: a second term over the classes of the image tower's own classifier.
+        teacher: a model to imitate.
+        trackers: where Accelerate reports to as well, such as "tensorboard".
         on_progress: told about the run about twice a second.
+        on_note: told what is wrong with the run.
 
     Raises:
         RejectedError: when too many rows cannot be used.
-        ClipkitError: when the loss is no longer finite.
+        Interrupted: when a signal stopped the run, after saving.
+        ConfigError: when a run that was stopped cannot go on with what has changed since.
+        ClipkitError: when the loss or its gradient is no longer finite.
     """
+    identity = (data.fingerprint(), model.fingerprint())
     unused = not (frozen(model.image_tower) and frozen(model.text_tower))
-    accelerator = make_accelerator(precision, find_unused_parameters=unused)
+    accelerator = make_accelerator(
+        precision, find_unused_parameters=unused, trackers=trackers, folder=run.path
+    )
     model.to(accelerator.device)
-    batches = PairBatches(
+    if trackers:
+        told = {"batch_size": batches.batch_size, "epochs": epochs, "seed": seed}
+        accelerator.init_trackers("clipkit", config={**told, "lr": optim.lr})
+    fed = PairBatches(
         model,
         data,
         cache,
-        batch_size=batch_size,
+        batches,
         seed=seed,
-        augment=augment,
-        flip=flip,
-        drop_last=drop_last,
-        workers=workers,
-        long_captions=long_captions,
         process_index=accelerator.process_index,
         process_count=accelerator.num_processes,
+        number_captions=teacher is not None,
     )
-    standardise_projections(model, batches)
+    standardise_projections(model, fed)
     if class_directions is not None:
-        class_directions.prepare(model, batches.image_features, cache)
-    before = score(model, scorings, cache)
-    run.log("before", scores=before)
-    check_rejects(data, cache.rejected(data), max_rejected)
-
-    torch.manual_seed(seed)
-    pairs = Pairs(model, cached_images=batches.image_features is not None)
+        class_directions.prepare(model, fed.image_features, cache)
+    taught = None
+    if teacher is not None and fed.captions is not None:
+        texts = fed.captions.texts
+        taught = Teacher(
+            teacher, data, texts, cache, device=model.device, max_rejected=max_rejected
+        )
+    pairs = Pairs(model, cached_images=fed.image_features is not None)
     model.train()
     optimizer = build_optimizer(model, optim)
-    wrapped, optimizer = accelerator.prepare(pairs, optimizer)
-    kept = _Kept(model, best, before)
-    periodic = [scoring for scoring in scorings if scoring.every_steps]
-    steps = epochs * len(batches)
-    watch = _Watch(steps, batches.batch_size, run, on_progress)
-    step, total = 0, torch.tensor(float("nan"))
-    for epoch in range(epochs):
-        for batch in batches.epoch(epoch):
-            rate = learning_rate(optim, step, steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            with accelerator.autocast():
-                image_features, text_features, scale = wrapped(batch.images, batch.texts)
-                gathered = gather_batch(image_features, text_features, batch)
-                positives = positives_by_content(gathered.image_keys, gathered.text_keys)
-                total = loss(
-                    gathered.image_features, gathered.text_features, scale, None, positives
-                )
-                if class_directions is not None:
-                    total = total + class_directions(model, batch.images)
-            optimizer.zero_grad()
-            accelerator.backward(total)
-            if optim.clip_norm:
-                accelerator.clip_grad_norm_(pairs.parameters(), optim.clip_norm)
-            optimizer.step()
-            model.clamp_logit_scale()
-            step += 1
-            if watch.due(step):
-                watch.tell(step, total, rate, model)
-            due = [scoring for scoring in periodic if step % scoring.every_steps == 0]
-            if due and step < steps:
-                with watch.paused():
-                    scores = score(model, due, cache)
-                    run.log("scores", step=step, scores=scores)
-                    kept.offer(model, step, scores)
-    seconds = watch.seconds()
-    accelerator.wait_for_everyone()
-    model.eval()
-    kept.offer(model, step, score(model, periodic or scorings, cache) if best else None)
-    kept.restore(model)
-    after = score(model, scorings, cache)
-    run.log("after", step=kept.step, scores=after)
-    for reject in batches.skipped:
+    wrapped, prepared = accelerator.prepare(pairs, optimizer)
+    grads = GradCache(accelerator, pairs, wrapped, micro_batch_size=batches.micro_batch_size)
+    objective = Objective(loss, duplicates=batches.duplicates, teacher=taught)
+    with StopSignals() as stop:
+        course = Course(
+            model,
+            fed,
+            optimizer,
+            steps=epochs * len(fed),
+            scorings=Scorings(scorings),
+            selection=selection or Selection(),
+            settings=checkpoints or CheckpointSettings(),
+            cache=cache,
+            run=run,
+            stop=stop,
+            identity=identity,
+            tracker=accelerator if trackers else None,
+        )
+        check_rejects(data, cache.rejected(data), max_rejected)
+        tell = _Teller(course, on_progress, on_note)
+        take_steps(
+            course,
+            grads,
+            objective,
+            prepared,
+            optim=optim,
+            seed=seed,
+            class_directions=class_directions,
+            tell=tell,
+        )
+        accelerator.wait_for_everyone()
+        after = course.finish()
+    accelerator.end_training()
+    for reject in fed.skipped:
         cache.rejects[f"{data.name}/{reject.id}"] = reject
     check_rejects(data, cache.rejected(data), max_rejected)
+    state = course.state
     return FitResult(
-        before,
+        state.before,
         after,
-        kept_step=kept.step,
-        steps=steps,
-        seconds=seconds,
-        loss=total.item(),
-        captions_seen=batches.shorten.seen,
-        captions_cut=batches.shorten.cut,
+        kept_step=state.kept_step,
+        steps=state.step,
+        loss=state.loss,
+        captions_seen=fed.shorten.seen,
+        captions_cut=fed.shorten.cut,
+        notes=tuple(state.notes.values()),
     )
 
 
@@ -243,96 +201,144 @@ def standardise_projections(model: DualEncoder, batches: PairBatches) -> None:
             projection.standardise(features.to(model.device))
 
 
-class _Kept:
-    """The weights that will be saved: the last ones, or the best by a metric."""
+def take_steps(
+    course: Course,
+    grads: GradCache,
+    objective: Objective,
+    optimizer: Any,
+    *,
+    optim: OptimSettings,
+    seed: int,
+    class_directions: ClassDirections | None,
+    tell: "_Teller",
+) -> None:
+    """Take the steps that are left.
 
-    def __init__(self, model: DualEncoder, best: str | None, before: Scores) -> None:
-        self.best = best
-        self.step = 0
-        self.value = pick(before, best) if best else float("-inf")
-        self.state: dict[str, Tensor] | None = self._copy(model) if best else None
+    Args:
+        course: where the run is.
+        grads: passes batches through the model.
+        objective: what a step minimises.
+        optimizer: as Accelerate wrapped it.
+        optim: how the parameters move.
+        seed: of chance.
+        class_directions: a second term over the classes of the image tower's own classifier.
+        tell: the terminal, the log and the trackers.
 
-    def offer(self, model: DualEncoder, step: int, scores: Scores | None) -> None:
-        """Take these weights where they are better, or where only the last ones count."""
-        if self.best is None or scores is None:
-            self.step = step
-            return
-        value = pick(scores, self.best)
-        if value > self.value:
-            self.step, self.value, self.state = step, value, self._copy(model)
+    Raises:
+        Interrupted: when a signal stopped the run, after saving.
+        ClipkitError: when the loss or its gradient is no longer finite.
+    """
+    model, state, accelerator = course.model, course.state, grads.accelerator
+    course.go_on()
+    while not course.ended:
+        epoch, done = divmod(state.step, len(course.batches))
+        for batch in tell.watch.waiting(course.batches.epoch(epoch, done)):
+            rate = set_learning_rate(optimizer, optim, state.step, course.steps)
+            moment = (seed, state.step, accelerator.process_index)
+            features = grads.encode(batch, moment=moment)
+            aim = objective(model, batch, *features, signal=course.signal())
+            extra = (
+                partial(_class_loss, class_directions, model, batch) if class_directions else None
+            )
+            optimizer.zero_grad()
+            total = aim.loss + grads.backward(aim.gradients, extra=extra)
+            norm = accelerator.clip_grad_norm_(
+                grads.pairs.parameters(), optim.clip_norm or float("inf")
+            )
+            state.loss = total.item()  # the host waits for the device
+            _check_finite(course, aim, float(norm))
+            optimizer.step()
+            model.clamp_logit_scale()
+            state.step += 1
+            state.lowest_loss = min(state.lowest_loss, state.loss)
+            tell.step(aim, rate, float(norm))
+            with tell.watch.paused():
+                course.after_step(aim.gathered.signal)
+            if course.ended:
+                break
 
-    def restore(self, model: DualEncoder) -> None:
-        """Put the kept weights back into the model."""
-        if self.state is not None:
-            model.load_state_dict(self.state, strict=False)
 
-    @staticmethod
-    def _copy(model: DualEncoder) -> dict[str, Tensor]:
-        """Copy what changes in training: all but frozen parameters."""
-        still = {name for name, value in model.named_parameters() if not value.requires_grad}
-        state = model.state_dict()
-        return {k: v.detach().clone() for k, v in state.items() if k not in still}
+def _class_loss(directions: ClassDirections, model: DualEncoder, batch: PairBatch) -> torch.Tensor:
+    return directions(model, batch.images.to(model.device))
 
 
-class _Watch:
-    """Keeps time, and tells the log and the terminal about twice a second how the run goes."""
+def _check_finite(course: Course, aim: Aim, norm: float) -> None:
+    """Save the weights as they were before this step and stop, when it has no number to go by.
+
+    Raises:
+        ClipkitError: naming the rows whose features are no numbers.
+    """
+    state = course.state
+    if state.loss is not None and isfinite(state.loss) and isfinite(norm):
+        return
+    what = "loss" if state.loss is None or not isfinite(state.loss) else "gradient"
+    value = state.loss if what == "loss" else norm
+    step, state.loss = state.step + 1, None
+    rows = aim.spoilt_rows()
+    ids = [course.batches.data[row].id for row in rows[:5]]
+    course.run.log("failed", step=step, what=what, value=str(value), rows=ids)
+    where = f"; rows whose features are no numbers: {', '.join(ids)}" if ids else ""
+    if len(rows) == len(aim.rows):
+        where = "; all rows of the batch have features that are no numbers"
+    elif len(rows) > len(ids):
+        where += f" and {len(rows) - len(ids)} more"
+    raise ClipkitError(
+        f"the {what} is {value} at step {step}: lower optim.lr, lengthen optim.warmup_steps,"
+        f" or train with precision=float32{where}"
+    )
+
+
+class _Teller:
+    """Tells the terminal, the log and the trackers how a run goes."""
 
     def __init__(
         self,
-        steps: int,
-        batch_size: int,
-        run: RunFolder,
+        course: Course,
         on_progress: Callable[[StepReport], None] | None,
+        on_note: Callable[[str], None] | None,
     ) -> None:
-        self.steps, self.batch_size = steps, batch_size
-        self.run, self.on_progress = run, on_progress
-        self._started = time.monotonic()
-        self._told = 0.0
-        self._paused = 0.0
-
-    def seconds(self) -> float:
-        """Return the seconds of training so far."""
-        return time.monotonic() - self._started - self._paused
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Do not count what happens inside as training."""
-        began = time.monotonic()
-        yield
-        self._paused += time.monotonic() - began
-
-    def due(self, step: int) -> bool:
-        """Say whether it is time to tell."""
-        return step == self.steps or time.monotonic() - self._told > LOG_SECONDS
-
-    def tell(self, step: int, loss: Tensor, rate: float, model: DualEncoder) -> None:
-        """Tell about one step.
-
-        Raises:
-            ClipkitError: when its loss is no number.
-        """
-        self._told = time.monotonic()
-        value = loss.item()  # the host waits for the device
-        _check_finite(value, step, self.run)
-        seconds = self.seconds()
-        report = StepReport(
-            step,
-            self.steps,
-            loss=value,
-            logit_scale=model.logit_scale.item(),
-            rate=step * self.batch_size / max(seconds, 1e-9),
-            seconds_left=(self.steps - step) * seconds / step,
+        self.course, self.on_note = course, on_note
+        self.watch = Watch(
+            course.state.step, course.steps, course.batches.batch_size, course.run, on_progress
         )
-        self.run.log("step", step=step, loss=value, lr=rate, logit_scale=report.logit_scale)
-        if self.on_progress and self.run.writes:
-            self.on_progress(report)
+        self._waits = False
 
-
-def _check_finite(loss: float, step: int, run: RunFolder) -> None:
-    """Stop when the loss is no number."""
-    if loss != loss or loss in (float("inf"), float("-inf")):
-        run.log("failed", step=step, loss=str(loss))
-        raise ClipkitError(
-            f"the loss is {loss} at step {step}: lower optim.lr, lengthen optim.warmup_steps,"
-            " or train with precision=float32"
+    def step(self, aim: Aim, rate: float, norm: float) -> None:
+        """Tell about a step, as far as it is time to."""
+        state, run = self.course.state, self.course.run
+        loss = state.loss or 0.0
+        scale = self.course.model.logit_scale.item()
+        self.watch.tell(state.step, loss, scale)
+        if not self.watch.logs(state.step):
+            return
+        values = {"loss": loss, "lr": rate, "logit_scale": scale, "gradient_norm": norm}
+        run.log("step", step=state.step, **values)
+        self.course.track(values)
+        images, texts = (some.detach() for some in aim.gathered.features[:2])
+        softmax = self.course.model.similarity == "softmax"
+        seen = Sight(
+            step=state.step,
+            lowest_loss=state.lowest_loss,
+            batch_size=len(aim.rows),
+            softmax=softmax,
+            logit_scale=scale,
+            image_cosine=mean_cosine(images),
+            text_cosine=mean_cosine(texts),
+            duplicates=aim.positives.share(),
         )
+        for name, sentence in diagnose(seen, duplicates=aim.positives.duplicates):
+            if name not in state.notes:
+                state.notes[name] = sentence
+                run.log("note", step=state.step, note=sentence)
+                self._note(sentence)
+        watch = self.watch
+        pairs = (state.step - watch.start) * watch.batch_size
+        waits = diagnose_waiting(waited=watch.waited, seconds=watch.seconds(), pairs=pairs)
+        if waits and not self._waits:
+            self._waits = True
+            run.time("note", step=state.step, note=waits)
+            self._note(waits)
+
+    def _note(self, sentence: str) -> None:
+        if self.on_note is not None and self.course.run.writes:
+            self.on_note(sentence)

@@ -1,36 +1,84 @@
 """Devices, processes and precision. The only import of accelerate."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    broadcast_object_list,
+    parse_flag_from_env,
+)
+
+from clipkit.errors import did_you_mean
+from clipkit.models.precision import wants_bf16
 
 
-def make_accelerator(precision: str, *, find_unused_parameters: bool) -> Any:
+def make_accelerator(
+    precision: str,
+    *,
+    find_unused_parameters: bool,
+    trackers: Sequence[str] = (),
+    folder: Path | None = None,
+) -> Any:
     """Set up devices, processes and precision.
 
     Args:
-        precision: "auto" (bf16 on a GPU that has it, else float32), "bf16" or "float32".
+        precision: "auto" (bf16 where the device computes in it, else float32), "bf16" or "float32".
         find_unused_parameters: allow parameters without a gradient when there are several
             processes.
+        trackers: where Accelerate also reports to.
+        folder: where trackers that write files put them.
     """
-    if precision == "auto":
-        mixed = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
-    else:
-        mixed = "bf16" if precision == "bf16" else "no"
+    mixed = "bf16" if wants_bf16(precision, _state().device) else "no"
     if AcceleratorState._shared_state:  # a run before this one in the same process
         AcceleratorState._reset_state(reset_partial_state=False)
-    handlers = [DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)]
-    return Accelerator(mixed_precision=mixed, kwargs_handlers=handlers)
+    unused = DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)
+    return Accelerator(
+        mixed_precision=mixed,
+        kwargs_handlers=[unused],
+        log_with=list(trackers) or None,
+        project_dir=folder,
+    )
+
+
+def check_trackers(names: Sequence[str]) -> list[str]:
+    """Return what is wrong with the names of trackers, a sentence each."""
+    known, there = sorted(LOGGER_TYPE_TO_CLASS), {str(name) for name in get_available_trackers()}
+    problems = []
+    for name in names:
+        if name not in known:
+            problems.append(f"trackers: {name!r} is unknown{did_you_mean(name, known)}")
+        elif name not in there:
+            problems.append(f"trackers: {name} is not installed: pip install {name}")
+    return problems
+
+
+def told_by_main(value: Any) -> Any:
+    """Return what the main process has."""
+    if _state().num_processes == 1:
+        return value
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
 
 
 def is_main_process() -> bool:
     """Say whether this process writes the files and speaks on the terminal."""
-    return bool(PartialState().is_main_process)
+    return bool(_state().is_main_process)
 
 
 def wait_for_everyone() -> None:
     """Return when every process is here."""
-    PartialState().wait_for_everyone()
+    _state().wait_for_everyone()
+
+
+def _state() -> PartialState:
+    """Return what Accelerate knows of the processes.
+
+    Whoever asks first has to say whether they are to use the CPU, as the launcher was told.
+    """
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))

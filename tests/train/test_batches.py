@@ -1,9 +1,11 @@
 import shutil
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from clipkit.data import Dataset, load_data
 from clipkit.encode import encode_texts
@@ -11,14 +13,22 @@ from clipkit.errors import ConfigError, DataError
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.trainable import set_trainable
 from clipkit.sentences import LongCaptions
-from clipkit.train.batches import PairBatch, PairBatches
+from clipkit.train.batches import BatchSettings, PairBatch, PairBatches
 from clipkit.train.feature_cache import FeatureCache
 from clipkit.types import Sample
 
 
 def batches(model: DualEncoder, data: Dataset, tmp_path: Path, **options: object) -> PairBatches:
-    settings = {"batch_size": 6, "seed": 0, **options}
-    return PairBatches(model, data, FeatureCache(tmp_path / "cache"), **settings)  # type: ignore[arg-type]
+    names = {f.name for f in fields(BatchSettings)} & set(options)
+    settings = BatchSettings(**{"batch_size": 6, **{name: options.pop(name) for name in names}})  # type: ignore[arg-type]
+    cache = FeatureCache(tmp_path / "cache")
+    return PairBatches(model, data, cache, settings, **{"seed": 0, **options})  # type: ignore[arg-type]
+
+
+def passed(model: DualEncoder, batch: PairBatch) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
+    """Return a batch as the model takes it."""
+    (part,) = batch.parts(model, None)
+    return part.on_device(model)
 
 
 def seen(epoch: list[PairBatch]) -> Counter[tuple[int, int]]:
@@ -45,9 +55,8 @@ def test_cached_and_live_batches_hold_the_same_pairs(
             assert torch.equal(mine.text_keys, other.text_keys)
             model.eval()
             with torch.inference_mode():
-                images = model.image_tower(other.images)
-                assert isinstance(other.texts, dict)
-                texts = model.text_tower(other.texts)
+                pixels, tokens = passed(model, other)
+                images, texts = model.image_tower(pixels), model.text_tower(tokens)
             torch.testing.assert_close(mine.images, images, rtol=1e-3, atol=1e-4)
             assert isinstance(mine.texts, torch.Tensor)
             torch.testing.assert_close(mine.texts, texts, rtol=1e-3, atol=1e-4)
@@ -101,7 +110,7 @@ def test_half_of_the_images_are_mirrored(model: DualEncoder, photos: Path, tmp_p
     set_trainable(model, "all")
     live = next(iter(batches(model, data, tmp_path, flip=True, batch_size=18).epoch(0)))
     with torch.inference_mode():
-        features = model.eval().image_tower(live.images)
+        features = model.eval().image_tower(passed(model, live)[0])
     torch.testing.assert_close(features, next(iter(pairs.epoch(0))).images, rtol=1e-3, atol=1e-4)
 
 
@@ -155,10 +164,11 @@ def test_long_captions_are_counted_and_shown_the_same_cached_and_live(
         mine, other = next(iter(cached.epoch(epoch))), next(iter(live.epoch(epoch)))
         assert torch.equal(mine.text_keys, other.text_keys)
         keys.update(mine.text_keys.tolist())
-        assert isinstance(other.texts, dict)
+        tokens = passed(model, other)[1]
+        assert isinstance(tokens, dict)
         assert isinstance(mine.texts, torch.Tensor)
         with torch.inference_mode():
-            texts = model.text_tower_features(other.texts)
+            texts = model.text_tower_features(tokens)
         torch.testing.assert_close(mine.texts, texts, rtol=1e-3, atol=1e-4)
     assert (live.shorten.seen, live.shorten.cut) == (4 * 18, 4 * 3)
     # Five colours have a caption of their own; the red pictures show their one, or its sentences.

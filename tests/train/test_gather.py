@@ -1,80 +1,61 @@
-"""Two processes give the gradient of one."""
-
 import os
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
-from clipkit.losses import ClipLoss, positives_by_content
-from clipkit.train.batches import PairBatch
-from clipkit.train.gather import gather_batch
+from clipkit.train.gather import gather_rows, process_count
 
 
-class Tiny(torch.nn.Module):
-    """Two projections and a scale, as a model of pairs has them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.image, self.text = torch.nn.Linear(5, 4), torch.nn.Linear(6, 4)
-        self.scale = torch.nn.Parameter(torch.tensor(1.5))
-
-    def forward(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        unit = torch.nn.functional.normalize
-        return unit(self.image(images), dim=1), unit(self.text(texts), dim=1), self.scale.exp()
-
-
-def whole_batch() -> PairBatch:
-    generator = torch.Generator().manual_seed(1)
-    images, texts = torch.randn(8, 5, generator=generator), torch.randn(8, 6, generator=generator)
-    keys = torch.tensor([0, 1, 2, 3, 0, 5, 6, 7])  # row 0 and row 4 are the same image
-    return PairBatch(images, texts, keys, torch.arange(8))
-
-
-def gradients(model: torch.nn.Module, batch: PairBatch) -> dict[str, Tensor]:
-    assert isinstance(batch.texts, Tensor)
-    images, texts, scale = model(batch.images, batch.texts)
-    gathered = gather_batch(images, texts, batch)
-    positives = positives_by_content(gathered.image_keys, gathered.text_keys)
-    ClipLoss()(gathered.image_features, gathered.text_features, scale, None, positives).backward()
-    named = {name.removeprefix("module."): p for name, p in model.named_parameters()}
-    return {name: p.grad for name, p in named.items() if p.grad is not None}
+def rows_of(rank: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return features of two widths and keys: three rows on rank 0, two on rank 1."""
+    generator = torch.Generator().manual_seed(rank)
+    n = 3 - rank
+    return (
+        torch.randn(n, 5, generator=generator),
+        torch.randn(n, 2, generator=generator),
+        torch.arange(2 * n).reshape(n, 2) + 10 * rank,
+    )
 
 
 def worker(rank: int, folder: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    batch = whole_batch()
-    assert isinstance(batch.texts, Tensor)
-    share = PairBatch(
-        *(x[rank::2] for x in (batch.images, batch.texts, batch.image_keys, batch.text_keys))
-    )
-    found = gradients(DistributedDataParallel(Tiny()), share)
+    first, second, keys = rows_of(rank)
+    gathered = gather_rows([first, second], keys, signal=7 * rank)
+    assert gathered.share is not None
+    found = {
+        "first": gathered.features[0],
+        "second": gathered.features[1],
+        "keys": gathered.keys,
+        "mine": gathered.keys[gathered.mine],
+        "total": gathered.share.total(torch.tensor([1.0, float(rank)])),
+        "rest": torch.tensor([gathered.signal, process_count(), gathered.share.rank]),
+    }
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 def test_one_process_gathers_nothing() -> None:
-    batch = whole_batch()
-    images, texts = torch.randn(8, 4), torch.randn(8, 4)
-    gathered = gather_batch(images, texts, batch)
-    assert gathered.image_features is images
-    assert gathered.text_keys is batch.text_keys
+    first, second, keys = rows_of(0)
+    first.requires_grad_()
+    gathered = gather_rows([first, second], keys, signal=3)
+    assert torch.equal(gathered.features[0], first)
+    assert not gathered.features[0].requires_grad
+    assert gathered.features[1] is not None
+    assert gathered.keys is keys
+    assert (gathered.share, gathered.signal, gathered.mine) == (None, 3, slice(0, 3))
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_two_processes_give_the_gradient_of_one(tmp_path: Path) -> None:
-    expected = gradients(Tiny(), whole_batch())
-    started = torch.multiprocessing.spawn(worker, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call,attr-defined]
-    assert started is None
+def test_two_processes_hold_the_same(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(worker, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call,attr-defined]
+    whole = [torch.cat(parts) for parts in zip(rows_of(0), rows_of(1), strict=True)]
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert set(found) == set(expected) == {
-            "image.weight", "image.bias", "text.weight", "text.bias", "scale",
-        }  # fmt: skip
-        for name, value in expected.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=2e-6, msg=name)
+        for name, value in zip(("first", "second", "keys"), whole, strict=True):
+            assert torch.equal(found[name], value)
+        assert torch.equal(found["mine"], rows_of(rank)[2])
+        assert found["total"].tolist() == [2.0, 1.0]
+        assert found["rest"].tolist() == [7, 2, rank]

@@ -13,6 +13,7 @@ from clipkit.models import load
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.open_clip_towers import OpenClipImageTower, take_image_projection
 from clipkit.models.trainable import Lora, count_parameters, set_trainable
+from clipkit.train.batches import BatchSettings
 from clipkit.train.feature_cache import FeatureCache
 from clipkit.train.loop import fit
 from clipkit.train.optim import OptimSettings
@@ -39,7 +40,7 @@ def learn(model: DualEncoder, lora: Lora, *, lr: float, epochs: int, rows: int, 
             data,
             loss=ClipLoss(),
             optim=OptimSettings(lr=lr, warmup_steps=5),
-            batch_size=50,
+            batches=BatchSettings(batch_size=50),
             epochs=epochs,
             seed=0,
             scorings=[Scoring("data", "emoji", Retrieval(data=data, ks=(10,)))],
