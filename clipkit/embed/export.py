@@ -1,8 +1,9 @@
 """From a data set to a store of embeddings; run again after a kill, it goes on where it was."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -84,25 +85,63 @@ def embed(
         shard_rows=shard_rows,
         input_rows=len(rows) + len(dataset.rejects),
     )
-    rejects = Rejects(max_rejected, dataset.rejects)
-    places = [_READING] * len(rejects)
+    return fill_store(
+        folder,
+        info,
+        rows,
+        build_schema(dataset, dim=info.dim, dtype=dtype),
+        partial(_encode, encoder, batch_size=batch_size),
+        rejects=Rejects(max_rejected, dataset.rejects),
+        progress=progress,
+    )
+
+
+Encoded = tuple[Float[np.ndarray, "rows dim"], list[int], list[tuple[int, str]]]
+"""Embeddings, the places of the rows that they belong to, and places with a reason."""
+
+
+def fill_store(
+    folder: Path,
+    info: StoreInfo,
+    rows: Sequence[Row],
+    schema: pa.Schema,
+    encode: Callable[[Sequence[Row], Progress | None], Encoded],
+    *,
+    rejects: Rejects,
+    progress: Progress | None = None,
+) -> EmbeddingStore:
+    """Write the shards that a store lacks, and say in its `store.json` that it is complete.
+
+    Args:
+        folder: of the store.
+        info: what the store is to hold; nothing of it is done yet.
+        rows: all rows of the store, in their order; sliced shard by shard.
+        schema: the columns of the store.
+        encode: called with the rows of a shard, and with what to tell about its progress.
+        rejects: what reading the data set gave, and how many there may be; the others are added.
+        progress: told how many rows are done, and of how many.
+
+    Raises:
+        StoreError: when the folder holds a store of other inputs.
+        RejectedError: when too many rows cannot be used.
+    """
+    read = len(rejects)
+    places = [_READING] * read
     info, kept = _resume(folder, info)
     if info.complete:
         return EmbeddingStore(folder)
     for reject, place in kept:
         rejects.add(reject)
         places.append(place)
-    schema = build_schema(dataset, dim=info.dim, dtype=dtype)
     start = sum(shard.covers for shard in info.shards)
     while start < len(rows):
-        share = rows[start : start + shard_rows]
-        told = _offset(progress, start, len(rows))
-        embeddings, good, errors = _encode(encoder, share, batch_size, told)
+        share = rows[start : start + info.shard_rows]
+        embeddings, good, errors = encode(share, _offset(progress, start, len(rows)))
         for at, reason in errors:
             rejects.add(Reject(share[at].sample.id, reason))
             places.append(start + at)
         start += len(share)
-        rejects.check(start + len(dataset.rejects), final=start == len(rows))
+        rejects.check(start + read, final=start == len(rows))
         table = build_table([share[at] for at in good], embeddings, schema)
         _write_shard(folder, info, table, covers=len(share))
         _write_rejects(folder, rejects.rows, places)
@@ -155,8 +194,12 @@ def _resume(folder: Path, info: StoreInfo) -> tuple[StoreInfo, list[tuple[Reject
 
 
 def _encode(
-    model: DualEncoder, rows: Sequence[Row], batch_size: int | None, progress: Progress | None
-) -> tuple[Float[np.ndarray, "rows dim"], list[int], list[tuple[int, str]]]:
+    model: DualEncoder,
+    rows: Sequence[Row],
+    progress: Progress | None,
+    *,
+    batch_size: int | None,
+) -> Encoded:
     """Encode the rows of a shard; return embeddings, their places, and places with a reason."""
     images = [at for at, row in enumerate(rows) if row.kind == "image"]
     texts = [at for at, row in enumerate(rows) if row.kind == "text"]

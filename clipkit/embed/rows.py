@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,34 @@ class Row:
     sample: Sample
     kind: Literal["image", "text"]
     text: str | None
+
+
+class ImageRows(Sequence[Row]):
+    """The images of a data set as rows, read when they are asked for.
+
+    Args:
+        data: what may read its samples from a disk.
+    """
+
+    def __init__(self, data: Dataset) -> None:
+        """Read nothing yet."""
+        self._data = data
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self._data)
+
+    @overload
+    def __getitem__(self, at: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[Row]: ...
+
+    def __getitem__(self, at: int | slice) -> Row | list[Row]:
+        """Read one row, or some."""
+        if isinstance(at, slice):
+            return [self[place] for place in range(*at.indices(len(self)))]
+        return Row(self._data[at], "image", None)
 
 
 def list_rows(data: Dataset, what: str) -> list[Row]:

@@ -165,6 +165,13 @@ class EmbeddingStore:
         """Return the id of each row; an image and its captions have the same."""
         return [id_ for table in self.iter_shards(["id"]) for id_ in table["id"].to_pylist()]
 
+    def rejected_places(self) -> dict[int, str]:
+        """Return which of the rows to be embedded are in no shard, with the reason."""
+        if not (self.path / REJECTS).is_file():
+            return {}
+        table = pq.read_table(self.path / REJECTS, columns=["row", "reason"])
+        return {row["row"]: row["reason"] for row in table.to_pylist() if row["row"] >= 0}
+
     def rejects(self) -> list[Reject]:
         """Return the rows of the input that are in no shard, with the reason."""
         if not (self.path / REJECTS).is_file():
@@ -186,7 +193,7 @@ class EmbeddingStore:
         counted = self.info.rows + self.info.rejected
         if counted != self.info.input_rows:
             problems.append(f"{counted} rows are accounted for, of {self.info.input_rows}")
-        if not problems:
+        if not problems and self.info.normalised:
             norms = np.linalg.norm(self.embeddings(), axis=1)
             wrong = int((~(np.abs(norms - 1) < 1e-2)).sum())
             if wrong:

@@ -2,29 +2,37 @@
 
 A frozen tower without augmentation gives the same features each epoch, run and evaluation, so only
 the projections are computed again (locked-image tuning, https://arxiv.org/abs/2111.07991).
-Files are keyed by content: the tower's weights, the preprocessing and the data's bytes.
+On disk they are embedding stores, named by content: the tower's weights, the preprocessing and the
+data's bytes. An encoding that is killed goes on at its last shard.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from clipkit.data.dataset import Dataset
-from clipkit.encode import encode_images, encode_texts
-from clipkit.errors import DataError
+from clipkit.data.rejects import Rejects
+from clipkit.embed.export import Encoded, fill_store
+from clipkit.embed.rows import ImageRows, Row, build_schema
+from clipkit.embed.store import EmbeddingStore, StoreInfo
+from clipkit.encode import encode_images, encode_texts, inference
+from clipkit.errors import DataError, RejectedError, StoreError
 from clipkit.evaluate.encoder import DirectEncoder, check_rejects
 from clipkit.models.dual_encoder import DualEncoder, state_digest
-from clipkit.packages import cache_folder, replace_file
-from clipkit.types import PartProgress, Reject
+from clipkit.packages import cache_folder
+from clipkit.types import PartProgress, Progress, Reject, Sample
 
 CHUNK = 4096
+SHARD = 2048
+"""Rows that are encoded between two files: what a kill loses, at most."""
 
 
 def frozen(tower: nn.Module) -> bool:
@@ -58,7 +66,7 @@ class FeatureCache:
         self.report = report
         self.max_rejected = max_rejected
         self.rejects: dict[str, Reject] = {}
-        self._memory: dict[str, tuple[Tensor, Tensor, dict[str, str]]] = {}
+        self._memory: dict[str, tuple[Tensor, dict[int, str]]] = {}
         self._digests: dict[int, tuple[nn.Module, str]] = {}
 
     def images(
@@ -103,27 +111,29 @@ class FeatureCache:
         tower = model.image_tower
         key = self._key("image", tower, settings, data.fingerprint())
 
-        def encode() -> tuple[Tensor, Tensor, dict[str, str]]:
+        def encode(rows: Sequence[Row], progress: Progress | None) -> Encoded:
             features, kept, errors = encode_images(
                 model,
-                (sample.image for sample in data),
+                [row.sample.image for row in rows],
                 encode=(lambda images: tower(images.flip(-1))) if mirrored else tower,
-                progress=self._progress(
-                    f"{'mirrored ' * mirrored}images of {data.name}", len(data)
-                ),
+                progress=progress,
             )
-            reasons = {str(row): reason for row, reason in errors}
-            return features, torch.tensor(kept), reasons
+            return features.numpy(), kept, errors
 
-        features, rows, reasons = self._get(key, encode)
-        for row, reason in reasons.items():
-            sample = data[int(row)]
-            self.rejects[f"{data.name}/{sample.id}"] = Reject(sample.id, reason, data.name)
-        if not len(rows):
+        size = model.preprocessing.size
+        blank = torch.zeros(1, 3, size, size, device=model.device)
+        what = f"{'mirrored ' * mirrored}images of {data.name}"
+        rows = ImageRows(data)
+        try:
+            features, bad = self._get(key, model, rows, what, encode, lambda: tower(blank))
+        except RejectedError:
             raise DataError(
                 f"{data.name}: none of its {len(data)} rows has an image that can be read"
-            )
-        return features, rows.tolist()
+            ) from None
+        for row, reason in bad.items():
+            sample = data[row]
+            self.rejects[f"{data.name}/{sample.id}"] = Reject(sample.id, reason, data.name)
+        return features, [row for row in range(len(data)) if row not in bad]
 
     def text_tower(
         self, model: DualEncoder, texts: Sequence[str], *, what: str = "captions"
@@ -140,14 +150,19 @@ class FeatureCache:
         settings = json.dumps([model.context_length, model.long_texts, build], sort_keys=True)
         key = self._key("text", model.text_tower, settings, digest)
 
-        def encode() -> tuple[Tensor, Tensor, dict[str, str]]:
-            progress = self._progress(what, len(texts))
+        def encode(rows: Sequence[Row], progress: Progress | None) -> Encoded:
+            captions = [row.text or "" for row in rows]
             features = encode_texts(
-                model, texts, encode=model.text_tower_features, progress=progress
+                model, captions, encode=model.text_tower_features, progress=progress
             )
-            return features, torch.arange(len(texts)), {}
+            return features.numpy(), [*range(len(rows))], []
 
-        return self._get(key, encode)[0]
+        def probe() -> Tensor:
+            tokens = {name: value.to(model.device) for name, value in model.tokenize(["a"]).items()}
+            return model.text_tower_features(tokens)
+
+        rows = [Row(Sample(str(at), None), "text", text) for at, text in enumerate(texts)]
+        return self._get(key, model, rows, what, encode, probe)[0]
 
     def _key(self, kind: str, tower: nn.Module, settings: str, content: str) -> str:
         """Return the name of what is cached."""
@@ -157,24 +172,58 @@ class FeatureCache:
         return f"{kind}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}"
 
     def _get(
-        self, key: str, encode: Callable[[], tuple[Tensor, Tensor, dict[str, str]]]
-    ) -> tuple[Tensor, Tensor, dict[str, str]]:
-        """Look in memory, then on disk, then encode and keep."""
-        if key not in self._memory:
-            path = self.folder / f"{key}.safetensors"
-            found = _read(path)
-            if found is None:
-                found = encode()
-                _write(path, *found)
-            self._memory[key] = found
+        self,
+        key: str,
+        model: DualEncoder,
+        rows: Sequence[Row],
+        what: str,
+        encode: Callable[[Sequence[Row], Progress | None], Encoded],
+        probe: Callable[[], Tensor],
+    ) -> tuple[Float[Tensor, "rows features"], dict[int, str]]:
+        """Look in memory, then on disk, then encode what is not there.
+
+        Args:
+            key: names what is kept.
+            model: whose tower it is.
+            rows: what is encoded.
+            what: names them in reports.
+            encode: encodes the rows of a shard.
+            probe: encodes anything, to see how wide features are.
+
+        Returns:
+            The features, and the rows that have none with the reason.
+        """
+        if key in self._memory:
+            return self._memory[key]
+        folder = self.folder / key
+        with _only_one(folder):
+            if not _whole(folder):
+                with inference(model):
+                    dim = probe().shape[1]
+                info = StoreInfo(
+                    model={"name": model.name, "fingerprint": key},
+                    preprocessing=asdict(model.preprocessing),
+                    data={"name": what, "fingerprint": key},
+                    what="features of a tower",
+                    dim=dim,
+                    dtype="float32",
+                    shard_rows=SHARD,
+                    input_rows=len(rows),
+                    normalised=False,
+                )
+                schema = build_schema(Dataset("", []), dim=dim, dtype=info.dtype)
+                rejects, progress = Rejects(1.0), self._progress(what)
+                fill_store(folder, info, rows, schema, encode, rejects=rejects, progress=progress)
+            store = EmbeddingStore(folder)
+        self._memory[key] = (torch.from_numpy(store.embeddings()), store.rejected_places())
         return self._memory[key]
 
-    def _progress(self, what: str, total: int) -> Callable[[int, int | None], None] | None:
+    def _progress(self, what: str) -> Progress | None:
         """Bind what is being encoded into the report."""
         report = self.report
         if report is None:
             return None
-        return lambda done, _: report(what, done, total)
+        return lambda done, total: report(what, done, total)
 
 
 @torch.no_grad()
@@ -187,19 +236,24 @@ def _in_chunks(project: Callable[[Tensor], Tensor], features: Tensor, model: Dua
     return torch.cat(chunks)
 
 
-def _read(path: Path) -> tuple[Tensor, Tensor, dict[str, str]] | None:
-    """Read a file of the cache; a damaged one counts as absent."""
-    if not path.is_file():
-        return None
+def _whole(folder: Path) -> bool:
+    """Say whether a store is complete and as it was written; one that cannot be read is removed."""
     try:
-        with safe_open(path, framework="pt") as file:
-            reasons: dict[str, str] = json.loads((file.metadata() or {})["rejects"])
-            return file.get_tensor("features"), file.get_tensor("rows"), reasons
-    except (SafetensorError, KeyError, ValueError):
-        return None
+        if StoreInfo.read(folder).complete:
+            return not EmbeddingStore(folder).verify()
+    except StoreError:
+        shutil.rmtree(folder, ignore_errors=True)
+    return False
 
 
-def _write(path: Path, features: Tensor, rows: Tensor, reasons: dict[str, str]) -> None:
-    """Write a file of the cache; it appears whole."""
-    tensors = {"features": features.contiguous(), "rows": rows}
-    replace_file(path, save(tensors, metadata={"rejects": json.dumps(reasons)}))
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Have other processes and runs wait that want the same, where the system has locks."""
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except (ImportError, OSError):  # another system, or a disk without locks
+            pass
+        yield

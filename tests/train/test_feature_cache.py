@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def test_other_towers_pictures_or_settings_are_encoded_anew(
     make_model: Make, photos: Path, tmp_path: Path
 ) -> None:
     def files() -> int:
-        return len(list(tmp_path.glob("*.safetensors")))
+        return len(list(tmp_path.glob("*/store.json")))
 
     one, two = make_model(0), make_model(1)
     for model in (one, two):
@@ -87,19 +88,62 @@ def test_a_tower_that_trains_is_never_cached(
         next(model.image_tower.parameters()).mul_(3)
     after, _ = cache.images(model, data)
     assert not torch.equal(before, after)
-    assert not list(tmp_path.glob("*.safetensors"))
+    assert not list(tmp_path.glob("*/store.json"))
     assert not frozen(model.image_tower)
 
 
-def test_a_damaged_file_counts_as_absent(still: DualEncoder, photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["shard-00000.parquet", "store.json"])
+def test_a_damaged_file_counts_as_absent(
+    still: DualEncoder, photos: Path, tmp_path: Path, file: str
+) -> None:
     data = load_data(photos)
     expected, _ = FeatureCache(tmp_path).image_tower(still, data)
-    path = next(tmp_path.glob("*.safetensors"))
+    path = next(tmp_path.glob(f"*/{file}"))
     path.write_bytes(path.read_bytes()[:100])
     told: list[tuple[str, int, int | None]] = []
     cache = FeatureCache(tmp_path, report=lambda *what: told.append(what))
     assert torch.equal(cache.image_tower(still, data)[0], expected)
     assert told[-1] == ("images of photos", 18, 18)
+
+
+def test_an_encoding_that_was_killed_goes_on(
+    still: DualEncoder, corrupt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where one of the rows before could not be read."""
+    data = load_data(corrupt)
+    expected = FeatureCache(tmp_path / "whole").image_tower(still, data)
+    monkeypatch.setattr(feature_cache, "SHARD", 7)
+
+    def killed(what: str, done: int, total: int | None) -> None:
+        if done > 14:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        FeatureCache(tmp_path / "cache", report=killed).image_tower(still, data)
+    told: list[int] = []
+    cache = FeatureCache(tmp_path / "cache", report=lambda _, done, total: told.append(done))
+    features, rows = cache.image_tower(still, data)
+    assert told[0] > 14
+    assert rows == expected[1]
+    assert torch.equal(features, expected[0])
+    assert [reject.id for reject in cache.rejects.values()] == ["red1.png"]
+
+
+def test_two_at_once_encode_once(still: DualEncoder, photos: Path, tmp_path: Path) -> None:
+    data = load_data(photos)
+    told: list[str] = []
+    caches = [FeatureCache(tmp_path, report=lambda *_: told.append("")) for _ in range(3)]
+    found: list[torch.Tensor] = []
+    threads = [
+        threading.Thread(target=lambda c=cache: found.append(c.image_tower(still, data)[0]))
+        for cache in caches
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(features, found[0]) for features in found)
+    assert len(told) == 3  # one of them encoded 18 pictures, 8 at once
 
 
 def test_no_image_that_can_be_read(still: DualEncoder, tmp_path: Path) -> None:
