@@ -49,7 +49,7 @@ def test_the_two_commands_are_targets_of_the_makefile() -> None:
 
 
 def test_blocks_of_classify_and_search(tmp_path: Path) -> None:
-    blocks = [block for block in RUN if "train" not in block[1]]
+    blocks = [block for block in RUN if "runs/" not in block[1]]
     assert [kind for kind, _ in blocks] == ["python", "sh", "python", "sh", "sh", "sh"]
     written = in_folder(tmp_path, blocks)
     for text, output in zip(blocks, written, strict=True):
@@ -60,7 +60,7 @@ def test_blocks_of_classify_and_search(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_blocks_of_training(tmp_path: Path) -> None:
-    blocks = [block for block in RUN if "train" in block[1]]
+    blocks = [block for block in RUN if "runs/" in block[1]]
     assert blocks
     written = in_folder(tmp_path, blocks)
     assert "Before and after" in written[0]

@@ -7,6 +7,8 @@ from clipkit.losses import ClipLoss
 from clipkit.models.trainable import LastBlocks, Lora, WholeTowers
 from clipkit.packages import shipped_folder
 from clipkit.recipe import find_recipe, read_recipe
+from clipkit.train.checkpoint import CheckpointSettings
+from clipkit.train.teacher import TeacherSettings
 
 GOOD = """
 model: starter
@@ -148,3 +150,98 @@ def test_overrides_are_yaml_values(tmp_path: Path) -> None:
     assert plan.optim.lr == 1e-4
     assert plan.settings.augment is True
     assert plan.recipe["evaluate"]["mine"]["ks"] == [1, 3]
+
+
+BOTH = """
+model: starter
+data: {train: openmoji@train}
+evaluate:
+  prompts: {name: zero_shot, data: openmoji@test, every_steps: 3}
+  ends: {name: retrieval, data: openmoji@test}
+  first: {name: retrieval, data: openmoji@test, every_steps: 5}
+  second: {name: retrieval, data: openmoji@test, every_steps: 2}
+general:
+  others: {name: retrieval, data: openmoji@test, every_steps: 2}
+"""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "best", "written"),
+    [
+        ([], "first.mean_recall", "first.mean_recall"),
+        (["evaluate.first.every_steps=0"], "second.mean_recall", "second.mean_recall"),
+        (["evaluate.first.every_steps=0", "evaluate.second.every_steps=0"], None, "last"),
+        (["best=last"], None, "last"),
+        (["best=others.i2t_r1"], "others.i2t_r1", "others.i2t_r1"),
+        (["best=ends.mean_recall", "patience=4"], "ends.mean_recall", "ends.mean_recall"),
+    ],
+)
+def test_what_chooses_the_model(
+    tmp_path: Path, overrides: list[str], best: str | None, written: str
+) -> None:
+    """Retrieval on the user's own data where it is scored in between; and so it is written down."""
+    plan = read_recipe(write(tmp_path, BOTH), overrides)
+    assert plan.selection.best == best
+    assert plan.selection.patience == (4 if "patience=4" in overrides else 0)
+    assert plan.recipe["best"] == written
+    (tmp_path / "resolved.yaml").write_text(plan.yaml())
+    assert read_recipe(tmp_path / "resolved.yaml").selection == plan.selection
+
+
+def test_sections_of_a_run_and_their_defaults(tmp_path: Path) -> None:
+    plan = read_recipe(write(tmp_path, GOOD), ["distill.model=starter", "checkpoints.keep=5"])
+    assert plan.checkpoints == CheckpointSettings(keep=5)
+    assert plan.recipe["checkpoints"] == {"every_steps": 0, "every_minutes": 5.0, "keep": 5}
+    assert plan.teacher == TeacherSettings("starter")
+    assert plan.recipe["distill"] == {"model": "starter", "weight": 1.0, "logit_scale": None}
+    (tmp_path / "resolved.yaml").write_text(plan.yaml())
+    again = read_recipe(tmp_path / "resolved.yaml")
+    assert (again.checkpoints, again.teacher) == (plan.checkpoints, plan.teacher)
+    bare = read_recipe(write(tmp_path, GOOD))
+    assert (bare.checkpoints, bare.teacher) == (CheckpointSettings(), None)
+    assert bare.recipe["distill"] is None
+
+
+def test_what_is_wrong_with_a_run_is_told_together(tmp_path: Path) -> None:
+    overrides = [
+        "checkpoints.keep=0",
+        "checkpoints.every_steps=-2",
+        "distill={model: starter, weight: 0, logit_scale: -1}",
+        "patience=-1",
+        "trackers=[tensorbord, clearml]",
+        "batch_size=1",
+    ]
+    with pytest.raises(ConfigError) as caught:
+        read_recipe(write(tmp_path, GOOD), overrides)
+    assert set(caught.value.problems) == {
+        "checkpoints.keep: 0 is no number from 1 on",
+        "checkpoints.every_steps: -2 is no number from 0 on",
+        "distill.weight: 0.0 is no number above 0",
+        "distill.logit_scale: -1.0 is no number above 0",
+        "patience: -1 is less than 0",
+        "trackers: 'tensorbord' is unknown; did you mean 'tensorboard'?",
+        "trackers: clearml is not installed: pip install clearml",
+        "batch_size: 1 is less than 2",
+    }
+    overrides = ["checkpoints.kep=3", "distill.modl=x", "patience=3", "trackers=5"]
+    with pytest.raises(ConfigError) as caught:
+        read_recipe(write(tmp_path, GOOD), overrides)
+    told = "\n".join(caught.value.problems)
+    for words in (
+        "checkpoints.kep: unknown key; did you mean 'keep'?",
+        "distill.modl: unknown key; did you mean 'model'?",
+        "distill.model: ",
+        "patience: needs a metric to wait for",
+        "trackers: input should be",
+    ):
+        assert words in told
+    assert len(caught.value.problems) == 5
+
+
+def test_what_may_change_in_a_run_that_goes_on(tmp_path: Path) -> None:
+    before = read_recipe(write(tmp_path, BOTH)).yaml()
+    harmless = ["checkpoints.keep=7", "workers=1", "out=elsewhere", "trackers=[tensorboard]"]
+    assert read_recipe(write(tmp_path, BOTH), harmless).differences(before) == []
+    changes = ["patience=2", "distill.model=starter", "best=second.mean_recall"]
+    found = read_recipe(write(tmp_path, BOTH), changes).differences(before)
+    assert {line.partition(":")[0] for line in found} >= {"patience", "best", "distill.model"}

@@ -65,6 +65,7 @@ def interpolate(
     """
     from clipkit.data import Rejects, load_data
     from clipkit.models import load
+    from clipkit.models.storage import check_target
     from clipkit.report import terminal
     from clipkit.report.trade_off import check_plot, draw_trade_off
     from clipkit.train.feature_cache import FeatureCache
@@ -78,6 +79,8 @@ def interpolate(
         if save is None:
             raise ConfigError("--alpha says which model --save writes: give --save too")
         shares = (*shares, alpha)
+    if save is not None:
+        check_target(save)
     if plot is not None:
         check_plot(plot)
     folder = _model_folder(tuned)

@@ -75,6 +75,18 @@ class SaveSettings:
     adapters: Adapters = "alone"
 
 
+def check_target(target: Path) -> None:
+    """Check that a model can be saved in a place.
+
+    Raises:
+        ModelError: it is a file, or a folder that holds something else.
+    """
+    if target.is_file():
+        raise ModelError(f"{target} is a file: name a folder for the model")
+    if target.exists() and any(target.iterdir()) and not (target / DESCRIPTION).is_file():
+        raise ModelError(f"{target} holds files that are no clipkit model: choose another folder")
+
+
 def save_model(
     model: DualEncoder,
     folder: str | Path,
@@ -106,8 +118,7 @@ def save_model(
     if adapters == "merged":
         model = merge_lora(copy.deepcopy(model))
     target = Path(folder)
-    if target.exists() and any(target.iterdir()) and not (target / DESCRIPTION).is_file():
-        raise ModelError(f"{target} holds files that are no clipkit model: choose another folder")
+    check_target(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:

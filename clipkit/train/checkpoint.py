@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
 
 import torch
@@ -25,6 +26,8 @@ from clipkit.packages import file_sha256, replace_file
 from clipkit.train.scores import Scores
 
 _TENSORS = "tensors.safetensors"
+_DAMAGED = (OSError, ValueError, KeyError, TypeError)
+"""What reading a checkpoint raises that is not whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,13 @@ class CheckpointSettings:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for name, low in (("every_steps", 0), ("every_minutes", 0), ("keep", 1)):
-            if getattr(self, name) < low:
-                raise ConfigError(f"checkpoints.{name}: {getattr(self, name)} is less than {low}")
+        problems = [
+            f"checkpoints.{name}: {getattr(self, name)} is no number from {low} on"
+            for name, low in (("every_steps", 0), ("every_minutes", 0), ("keep", 1))
+            if not low <= getattr(self, name) < inf
+        ]
+        if problems:
+            raise ConfigError("checkpoints cannot be used:", problems)
 
 
 @dataclass(slots=True)
@@ -63,7 +70,7 @@ class TrainState:
         kept_value: of the metric that chooses them.
         stale: evaluations since then.
         loss: of the last step, in nats.
-        lowest_loss: of all steps.
+        lowest_loss: of the pairs alone, of all steps.
         notes: what was found wrong with the run, by name.
         captions_seen: captions that were looked at.
         captions_cut: how many of them were too long.
@@ -79,7 +86,7 @@ class TrainState:
     kept_value: float | None = None
     stale: int = 0
     loss: float | None = None
-    lowest_loss: float = float("inf")
+    lowest_loss: float = inf
     notes: dict[str, str] = field(default_factory=dict)
     captions_seen: int = 0
     captions_cut: int = 0
@@ -117,7 +124,7 @@ class Checkpoints:
                 whole = json.loads((path / "state.json").read_text(encoding="utf-8"))["sha256"]
                 if file_sha256(path / _TENSORS) == whole:
                     return path
-            except (OSError, ValueError, KeyError):
+            except _DAMAGED:
                 pass
             shutil.rmtree(path, ignore_errors=True)
         return None
@@ -131,6 +138,7 @@ class Checkpoints:
         if path.is_dir():
             return
         part = self.folder / f".{path.name}.{os.getpid()}"
+        shutil.rmtree(part, ignore_errors=True)  # a killed process may have had this very number
         part.mkdir(parents=True)
         try:
             save_file(
@@ -168,13 +176,15 @@ class Checkpoints:
             shutil.rmtree(path)
         needed = {self._best(state.kept_step)}
         for path in paths[-self.settings.keep : -1]:
-            needed.add(self._best(read_state(path).kept_step))
+            try:
+                needed.add(self._best(read_state(path).kept_step))
+            except _DAMAGED:
+                shutil.rmtree(path, ignore_errors=True)
         for path in self.folder.glob("best-*"):
             if path not in needed:
                 path.unlink()
-        for path in self.folder.glob(".*"):
-            if not path.name.endswith(f".{os.getpid()}"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in [*self.folder.glob(".step-*"), *self.folder.glob(".best.*")]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def read_state(path: Path) -> TrainState:
@@ -227,7 +237,7 @@ def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
     """
     if value.shape != parameter.shape:
         return value.to(parameter.device)
-    return torch.empty_like(parameter).copy_(value)
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _to_disk(path: Path) -> None:

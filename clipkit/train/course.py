@@ -20,7 +20,7 @@ from clipkit.train.checkpoint import (
 )
 from clipkit.train.feature_cache import FeatureCache
 from clipkit.train.kept import Kept, Selection
-from clipkit.train.processes import told_by_main
+from clipkit.train.processes import told_by_main, wait_for_everyone
 from clipkit.train.run_log import RunFolder
 from clipkit.train.scores import Scores, Scoring, flatten, score
 from clipkit.train.signals import StopSignals
@@ -45,6 +45,10 @@ class Scorings:
         """Those that are scored in between as well."""
         return [scoring for scoring in self.all if scoring.every_steps]
 
+    def periodic_and(self, prefix: str) -> list[Scoring]:
+        """Those, and the one of a prefix."""
+        return [some for some in self.all if some.every_steps or some.prefix == prefix]
+
     def due(self, step: int) -> list[Scoring]:
         """Return what is scored after a step."""
         return [scoring for scoring in self.periodic if step % scoring.every_steps == 0]
@@ -66,6 +70,9 @@ class Course:
         stop: what has been asked for by signals.
         identity: fingerprints of the data and of the model that the run begins with.
         tracker: Accelerate's, when there are trackers to report to.
+
+    Attributes:
+        first_logit_scale: the multiplier that the run began with.
 
     Raises:
         ConfigError: when the run in the folder began with other data or another model.
@@ -89,6 +96,7 @@ class Course:
     ) -> None:
         """Score the model, or put back what a checkpoint has."""
         self.model, self.batches, self.optimizer = model, batches, optimizer
+        self.first_logit_scale = model.logit_scale.item()
         self.steps, self.scorings, self.cache = steps, scorings, cache
         self.run, self.stop, self.tracker = run, stop, tracker
         self.checkpoints = Checkpoints(run.checkpoints, settings, writes=run.writes)
@@ -109,7 +117,7 @@ class Course:
             batches.shorten.seen = self.state.captions_seen
             batches.shorten.cut = self.state.captions_cut
             run.cut_log(self.state.log_size)
-            run.time("resumed", step=self.state.step)
+        run.time("began", step=self.state.step, processes=batches.process_count)
         self.kept = Kept(model, self.state, selection, self.checkpoints)
 
     def _check(self, identity: tuple[str, str]) -> None:
@@ -168,6 +176,7 @@ class Course:
         if signal or due or self.state.step == self.steps:
             self.save()
         if signal > SAVE:
+            wait_for_everyone()  # a launcher ends them all when the first has left
             raise Interrupted(self._goes_on(signal), signal_number=signal)
         if due:
             self.score(due)
@@ -178,27 +187,33 @@ class Course:
         Raises:
             Interrupted: when a signal asked for it.
         """
-        try:
-            with self.stop.at_once():
-                scores = score(self.model, due, self.cache)
-        except Interrupted as error:
-            told = self._goes_on(error.signal_number)
-            raise Interrupted(told, signal_number=error.signal_number) from None
+        scores = self._scores(due)
         self.run.log("scores", step=self.state.step, scores=scores)
         self.track(flatten(scores))
         self.kept.offer(self.model, scores)
 
     def finish(self) -> Scores:
         """Put the kept weights into the model, and return what they score."""
-        if self.kept.selection.best:
-            self.score(self.scorings.periodic or self.scorings.all)
+        best = self.kept.selection.best
+        if best and not self.kept.stops:  # else this step was scored, and patience lost
+            self.score(self.scorings.periodic_and(best.partition(".")[0]))
         self.kept.restore(self.model)
         self.model.eval()
-        with self.stop.at_once():
-            after = score(self.model, self.scorings.all, self.cache)
+        after = self._scores(self.scorings.all)
         self.run.log("after", step=self.state.kept_step, scores=after)
         self.track(flatten(after))
         return after
+
+    def _scores(self, scorings: Sequence[Scoring]) -> Scores:
+        """Score the model after a step that was saved; all processes go by what the main one has."""
+        try:
+            with self.stop.at_once():
+                scores = score(self.model, scorings, self.cache)
+        except Interrupted as error:
+            told = self._goes_on(error.signal_number)
+            raise Interrupted(told, signal_number=error.signal_number) from None
+        agreed: Scores = told_by_main(scores)
+        return agreed
 
     def _goes_on(self, signal: int) -> str:
         return (

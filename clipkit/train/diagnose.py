@@ -26,10 +26,11 @@ class Sight:
 
     Attributes:
         step: its number, from 1.
-        lowest_loss: of the run so far, in nats.
+        lowest_loss: of the pairs, of the run so far, in nats.
         batch_size: pairs of the step, over all processes.
         softmax: whether the loss is a softmax over the batch.
         logit_scale: the multiplier.
+        first_logit_scale: that of the start.
         image_cosine: mean cosine between two images' features.
         text_cosine: mean cosine between two texts' features.
         duplicates: share of the pairs whose picture or caption another pair has too.
@@ -40,6 +41,7 @@ class Sight:
     batch_size: int
     softmax: bool
     logit_scale: float
+    first_logit_scale: float
     image_cosine: float
     text_cosine: float
     duplicates: float
@@ -61,7 +63,8 @@ def diagnose(seen: Sight, *, duplicates: str) -> Iterator[tuple[str, str]]:
             " of guessing: check that captions belong to their images (clipkit data audit), then"
             " try another optim.lr",
         )
-    if seen.softmax and seen.logit_scale >= 0.999 * MAX_LOGIT_SCALE:
+    cap = 0.999 * MAX_LOGIT_SCALE  # which many models start at
+    if seen.softmax and seen.logit_scale >= cap > seen.first_logit_scale:
         yield (
             "scale_at_cap",
             f"the logit scale reached its cap of {MAX_LOGIT_SCALE:.0f} at step {seen.step}: the"

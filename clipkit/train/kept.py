@@ -61,6 +61,11 @@ class Kept:
         state.kept_value = pick(state.before, selection.best)
         self._keep(model)
 
+    def judged_by(self, scores: Scores) -> bool:
+        """Say whether the metric that chooses is among scores, of which each step has its own."""
+        prefix = (self.selection.best or "").partition(".")[0]
+        return any(prefix in section for section in scores.values())
+
     @property
     def stops(self) -> bool:
         """Whether patience has come to its end."""
@@ -68,7 +73,7 @@ class Kept:
 
     def offer(self, model: DualEncoder, scores: Scores) -> None:
         """Take these weights where they are better."""
-        if self.selection.best is None:
+        if self.selection.best is None or not self.judged_by(scores):
             return
         value = pick(scores, self.selection.best)
         if self.state.kept_value is not None and not value > self.state.kept_value:

@@ -24,7 +24,7 @@ from clipkit.train.grad_cache import GradCache, Pairs
 from clipkit.train.kept import Selection
 from clipkit.train.objective import Aim, Objective
 from clipkit.train.optim import OptimSettings, build_optimizer, set_learning_rate
-from clipkit.train.processes import make_accelerator
+from clipkit.train.processes import make_accelerator, tracking
 from clipkit.train.run_log import RunFolder
 from clipkit.train.scores import Scores, Scoring
 from clipkit.train.signals import StopSignals
@@ -144,7 +144,7 @@ def fit(
     wrapped, prepared = accelerator.prepare(pairs, optimizer)
     grads = GradCache(accelerator, pairs, wrapped, micro_batch_size=batches.micro_batch_size)
     objective = Objective(loss, duplicates=batches.duplicates, teacher=taught)
-    with StopSignals() as stop:
+    with tracking(accelerator), StopSignals() as stop:
         course = Course(
             model,
             fed,
@@ -173,7 +173,6 @@ def fit(
         )
         accelerator.wait_for_everyone()
         after = course.finish()
-    accelerator.end_training()
     for reject in fed.skipped:
         cache.rejects[f"{data.name}/{reject.id}"] = reject
     check_rejects(data, cache.rejected(data), max_rejected)
@@ -245,12 +244,13 @@ def take_steps(
             norm = accelerator.clip_grad_norm_(
                 grads.pairs.parameters(), optim.clip_norm or float("inf")
             )
-            state.loss = total.item()  # the host waits for the device
+            # The host waits for the device.
+            state.loss, pair_loss = torch.stack([total, aim.pair_loss]).tolist()
             _check_finite(course, aim, float(norm))
             optimizer.step()
             model.clamp_logit_scale()
             state.step += 1
-            state.lowest_loss = min(state.lowest_loss, state.loss)
+            state.lowest_loss = min(state.lowest_loss, pair_loss)
             tell.step(aim, rate, float(norm))
             with tell.watch.paused():
                 course.after_step(aim.gathered.signal)
@@ -263,7 +263,7 @@ def _class_loss(directions: ClassDirections, model: DualEncoder, batch: PairBatc
 
 
 def _check_finite(course: Course, aim: Aim, norm: float) -> None:
-    """Save the weights as they were before this step and stop, when it has no number to go by.
+    """Stop before this step's weights are changed, when it has no number to go by.
 
     Raises:
         ClipkitError: naming the rows whose features are no numbers.
@@ -322,6 +322,7 @@ class _Teller:
             batch_size=len(aim.rows),
             softmax=softmax,
             logit_scale=scale,
+            first_logit_scale=self.course.first_logit_scale,
             image_cosine=mean_cosine(images),
             text_cosine=mean_cosine(texts),
             duplicates=aim.positives.share(),

@@ -21,20 +21,22 @@ class Aim:
 
     Attributes:
         loss: of the whole batch, in nats.
-        gradients: of that loss.
+        pair_loss: the same without a teacher's part.
+        gradients: of the loss.
         gathered: the batch of all processes; its features are images, texts and a teacher's two.
         rows: of the data, that the gathered pairs are from.
         positives: which of them belong together.
     """
 
     loss: Float[Tensor, ""]
+    pair_loss: Float[Tensor, ""]
     gradients: Gradients
     gathered: Gathered
     rows: Int[Tensor, " batch"]
     positives: Positives
 
     def spoilt_rows(self) -> list[int]:
-        """Return the rows of the data whose features or gradients are no numbers."""
+        """Return the rows of the data whose features are no numbers."""
         images, texts = self.gathered.features[:2]
         bad = ~(images.isfinite().all(1) & texts.isfinite().all(1))
         return sorted({int(row) for row in self.rows[bad.to(self.rows.device)]})
@@ -91,25 +93,27 @@ class Objective:
         scale = model.logit_scale.detach().requires_grad_()
         bias = model.logit_bias
         bias = None if bias is None else bias.detach().clone().requires_grad_()
-        total = self._total(gathered, scale, bias, positives)
+        own, taught = self._losses(gathered, scale, bias, positives)
+        total = own if taught is None else own + taught
         wanted = [*leaves, scale] if bias is None else [*leaves, scale, bias]
         given = torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)
         gradients = Gradients(
             given[0][gathered.mine], given[1][gathered.mine], given[2], *given[3:] or (None,)
         )
-        return Aim(total.detach(), gradients, gathered, rows, positives)
+        return Aim(total.detach(), own.detach(), gradients, gathered, rows, positives)
 
-    def _total(
+    def _losses(
         self, gathered: Gathered, scale: Tensor, bias: Tensor | None, positives: Positives
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the loss of the pairs, and a teacher's."""
         images, texts = gathered.features[:2]
         call: Callable[..., Tensor] = self.loss
         if getattr(self.loss, "shares_work", False):
-            total = call(images, texts, scale, bias, positives, share=gathered.share)
+            own = call(images, texts, scale, bias, positives, share=gathered.share)
         else:
-            total = call(images, texts, scale, bias, positives)
+            own = call(images, texts, scale, bias, positives)
         if self.teacher is None:
-            return total
+            return own, None
         taught: Tensor = self.teacher.loss(
             images,
             texts,
@@ -118,4 +122,4 @@ class Objective:
             self.teacher.logit_scale,
             share=gathered.share,
         )
-        return total + self.teacher.weight * taught
+        return own, self.teacher.weight * taught

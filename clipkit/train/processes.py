@@ -1,9 +1,11 @@
 """Devices, processes and precision. The only import of accelerate."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
@@ -38,11 +40,25 @@ def make_accelerator(
         AcceleratorState._reset_state(reset_partial_state=False)
     unused = DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)
     return Accelerator(
+        cpu=_state().device.type == "cpu",
         mixed_precision=mixed,
         kwargs_handlers=[unused],
         log_with=list(trackers) or None,
         project_dir=folder,
     )
+
+
+@contextmanager
+def tracking(accelerator: Any) -> Iterator[None]:
+    """Have trackers write what they hold back, however what is inside ends.
+
+    `end_training` would also part the processes, which have a model to save and may train again.
+    """
+    try:
+        yield
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
 
 
 def check_trackers(names: Sequence[str]) -> list[str]:
@@ -79,6 +95,8 @@ def wait_for_everyone() -> None:
 def _state() -> PartialState:
     """Return what Accelerate knows of the processes.
 
-    Whoever asks first has to say whether they are to use the CPU, as the launcher was told.
+    Whoever asks first has to say whether they are to use the CPU: where a launcher was told so, and
+    where there is nothing else. Several processes would each be alone without that.
     """
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    alone = not torch.accelerator.is_available()
+    return PartialState(cpu=alone or parse_flag_from_env("ACCELERATE_USE_CPU"))

@@ -10,6 +10,7 @@ model/           the trained model
 """
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -120,6 +121,7 @@ class RunFolder:
         """Forget the events after a checkpoint: they will come again."""
         if self._log is not None:
             self._log.truncate(size)
+            self._log.seek(0, os.SEEK_END)  # else `log_size` would count what is gone
 
     def time(self, event: str, **values: Any) -> None:
         """Append one event to what keeps the time, with the seconds since this process began it."""

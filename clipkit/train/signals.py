@@ -33,7 +33,10 @@ class StopSignals:
     def __enter__(self) -> "StopSignals":
         """Begin to listen."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in STOPPING}
+            for number in STOPPING:
+                before = signal.signal(number, self._note)
+                # None is a handler of other code than Python's, which cannot be put back.
+                self._before[number] = signal.SIG_DFL if before is None else before
         return self
 
     def __exit__(
@@ -43,8 +46,8 @@ class StopSignals:
         trace: TracebackType | None,
     ) -> None:
         """Leave signals to whoever had them before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        while self._before:
+            signal.signal(*self._before.popitem())
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -62,11 +65,11 @@ class StopSignals:
             self._at_once = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        first, self.number = not self.number, self.number or number
         if self._at_once:
             stop(number)
-        if self.number and number == signal.SIGINT:
+        if not first and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.number = self.number or number
 
 
 def stop(number: int) -> NoReturn:

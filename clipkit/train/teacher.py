@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from jaxtyping import Float
@@ -37,10 +38,13 @@ class TeacherSettings:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if not self.weight > 0:
-            raise ConfigError(f"distill.weight: {self.weight} is not above 0")
-        if self.logit_scale is not None and not self.logit_scale > 0:
-            raise ConfigError(f"distill.logit_scale: {self.logit_scale} is not above 0")
+        problems = [
+            f"distill.{name}: {getattr(self, name)} is no number above 0"
+            for name in ("weight", "logit_scale")
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < inf
+        ]
+        if problems:
+            raise ConfigError("distill cannot be used:", problems)
 
 
 class Teacher:

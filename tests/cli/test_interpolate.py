@@ -88,6 +88,8 @@ def test_what_is_refused_before_any_work(
         (["--alpha", 0.5], "give --save too"),
         (["--alpha", 2, "--save", tmp_path / "mixed"], "2 is not a share"),
         (["--plot", tmp_path / "plot.doc"], "ends in none of .png"),
+        (["--save", photos], "holds files that are no clipkit model"),
+        (["--save", photos / "red0.txt"], "is a file: name a folder"),
         ([], "no data 'no_such'"),
     ):
         result = run(*words, *more)

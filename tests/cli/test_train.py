@@ -1,6 +1,11 @@
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.cli.conftest import Run
@@ -74,3 +79,48 @@ def test_a_column_that_is_not_there(run: Run, saved: Path, photos: Path) -> None
     assert result.code == 2
     assert "no column 'capton' for caption" in result.err
     assert "did you mean 'caption'" in result.err
+
+
+# As `python -m clipkit`, but a signal comes after a step: at a moment that is always the same.
+STOPPED = """
+import os, signal, sys
+from clipkit.cli import main
+from clipkit.train import watch
+
+tell = watch.Watch.tell
+
+def tell_and_kill(self, step, loss, scale):
+    tell(self, step, loss, scale)
+    if step == 2:
+        os.kill(os.getpid(), signal.Signals(int(sys.argv[1])))
+
+watch.Watch.tell = tell_and_kill
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_with_a_sentence_and_the_same_command_goes_on(
+    run: Run, saved: Path, photos: Path, number: signal.Signals, code: int
+) -> None:
+    path = recipe(saved, photos)
+    words = [sys.executable, "-c", STOPPED, str(int(number)), "train", str(path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=300, env=environment, check=False
+    )
+    assert done.returncode == code, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last == (
+        f"stopped by {number.name} at step 2 of 6 and saved in {photos.parent / 'run'}:"
+        " the same command goes on from there"
+    )
+    assert "Traceback" not in done.stderr
+    result = run("train", path)
+    assert result.code == 0, result.err
+    assert "Before and after" in result.out
+    again = run("train", path)
+    assert again.code == 0
+    assert "this run was finished already" in again.out
+    timings = (photos.parent / "run" / "timings.jsonl").read_text()
+    assert timings.count('"resumed"') == 1

@@ -1,6 +1,8 @@
 """Two processes on a CPU: the run folder is written once, and the model is one model."""
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +39,27 @@ def recipe(make_model: Callable[..., DualEncoder], photos: Path, tmp_path: Path)
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(settings))
     return path
+
+
+def test_accelerate_launch_starts_two_processes_that_write_one_run(
+    recipe: Path, tmp_path: Path
+) -> None:
+    """With one command on GPUs and, as here, on a CPU."""
+    out = tmp_path / "two"
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    words += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    words += ["--dynamo_backend", "no", "--main_process_port", "0"]
+    words += ["-m", "clipkit", "train", str(recipe), f"out={out}", "epochs=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=300, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Before and after") == 1
+    times = [json.loads(line) for line in (out / "timings.jsonl").read_text().splitlines()]
+    assert [event["processes"] for event in times if event["event"] == "began"] == [2]
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["after"] != metrics["before"]
 
 
 @pytest.mark.slow

@@ -1,4 +1,13 @@
-from clipkit.train.processes import is_main_process, make_accelerator, wait_for_everyone
+from types import SimpleNamespace
+
+import pytest
+
+from clipkit.train.processes import (
+    is_main_process,
+    make_accelerator,
+    tracking,
+    wait_for_everyone,
+)
 
 
 def test_one_process_is_the_main_one_and_waits_for_nobody() -> None:
@@ -11,3 +20,13 @@ def test_one_process_is_the_main_one_and_waits_for_nobody() -> None:
 
 def test_bf16_is_what_was_asked_for() -> None:
     assert make_accelerator("bf16", find_unused_parameters=True).mixed_precision == "bf16"
+
+
+def test_trackers_finish_however_it_ends() -> None:
+    finished: list[int] = []
+    trackers = [SimpleNamespace(finish=lambda n=n: finished.append(n)) for n in (1, 2)]
+    with tracking(SimpleNamespace(trackers=trackers)):
+        assert not finished
+    with pytest.raises(ValueError, match="x"), tracking(SimpleNamespace(trackers=trackers)):
+        raise ValueError("x")
+    assert finished == [1, 2, 1, 2]

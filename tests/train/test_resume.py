@@ -20,6 +20,7 @@ import clipkit
 from clipkit.errors import ConfigError, Interrupted
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.train.watch import StepReport
+from tests.processes import start_processes
 
 Settings = dict[str, object]
 
@@ -155,38 +156,29 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert outcome(run) == outcome(tmp_path / "whole")
 
 
-def command(recipe: Path, out: Path, processes: int) -> list[str]:
-    words = [sys.executable, "-m"]
-    if processes > 1:
-        words += ["accelerate.commands.launch", "--cpu", "--num_machines", "1"]
-        words += ["--num_processes", str(processes), "--mixed_precision", "no"]
-        words += ["--dynamo_backend", "no", "--main_process_port", "0", "-m"]
-    return [*words, "clipkit", "train", str(recipe), f"out={out}"]
+def command(recipe: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "clipkit", "train", str(recipe), f"out={out}"]
 
 
-def run_once(words: list[str], seconds: float | None) -> int:
-    """Run a command, and kill it and all that it started after a while; return its exit code."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    started = subprocess.Popen(
-        words,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=environment,
-        start_new_session=True,
-    )
-    if seconds is not None:
-        threading.Timer(seconds, lambda: _kill(started)).start()
-    out, _ = started.communicate(timeout=600)
+def run_once(words: list[str], processes: int, seconds: float | None) -> int:
+    """Run a command in some processes, and kill all of them after a while; return how many failed.
+
+    Whoever is left when another was killed waits for it, and fails or is killed as well.
+    """
+    started = start_processes(words, processes)
+    timer = threading.Timer(seconds or 600, _kill, [started])
+    timer.start()
+    told = [process.communicate()[0].decode() for process in started]
+    timer.cancel()
+    failed = sum(bool(process.returncode) for process in started)
     if seconds is None:
-        assert started.returncode == 0, out.decode()[-3000:]
-    return started.returncode
+        assert failed == 0, "".join(told)[-3000:]
+    return failed
 
 
-def _kill(started: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(started.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+def _kill(started: list[subprocess.Popen[bytes]]) -> None:
+    for process in started:
+        process.kill()
 
 
 @pytest.mark.slow
@@ -206,17 +198,17 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(
     }
     recipe = write({**settings, **changed}, tmp_path / "recipe.yaml")
     began = time.monotonic()
-    run_once(command(recipe, tmp_path / "whole", processes), None)
+    run_once(command(recipe, tmp_path / "whole"), processes, None)
     whole = time.monotonic() - began
     chance = random.Random(f"{processes} {workers} {trainable}")
     killed = 0
     while killed < 4:
         code = run_once(
-            command(recipe, tmp_path / "killed", processes), chance.uniform(0.4, 0.95) * whole
+            command(recipe, tmp_path / "killed"), processes, chance.uniform(0.4, 0.95) * whole
         )
         killed += code != 0
         if code == 0:  # it came to its end: begin anew
             assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
             (tmp_path / "killed").rename(tmp_path / f"done {killed} {time.monotonic()}")
-    run_once(command(recipe, tmp_path / "killed", processes), None)
+    run_once(command(recipe, tmp_path / "killed"), processes, None)
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
