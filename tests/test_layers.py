@@ -32,7 +32,7 @@ ONLY = {
     },
     "peft": {"models/lora.py"},
     "pydantic": {"components.py"},
-    "yaml": {"recipe.py", "data/manifest.py"},
+    "yaml": {"recipe/plan.py", "recipe/read.py", "data/manifest.py"},
     "resvg_py": {"data/openmoji.py"},
     "timm": {"models/paired_towers.py"},
     "accelerate": {"train/processes.py"},

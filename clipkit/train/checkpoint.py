@@ -188,10 +188,20 @@ class Checkpoints:
 
 
 def read_state(path: Path) -> TrainState:
-    """Read where a run was."""
+    """Read where a run was.
+
+    Raises:
+        ConfigError: another version of clipkit wrote it.
+    """
     content = json.loads((path / "state.json").read_text(encoding="utf-8"))
     del content["sha256"]
-    return TrainState(**content)
+    try:
+        return TrainState(**content)
+    except TypeError:
+        raise ConfigError(
+            f"{path} is of another version of clipkit: go on with that one, or begin again with"
+            " --restart"
+        ) from None
 
 
 def training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

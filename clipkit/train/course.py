@@ -205,7 +205,7 @@ class Course:
         return after
 
     def _scores(self, scorings: Sequence[Scoring]) -> Scores:
-        """Score the model after a step that was saved; all processes go by what the main one has."""
+        """Score the model after a step that was saved; all processes go by the main one's."""
         try:
             with self.stop.at_once():
                 scores = score(self.model, scorings, self.cache)

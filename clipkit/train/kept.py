@@ -1,6 +1,7 @@
 """Which weights a run keeps: the last ones, or the best by a metric."""
 
 from dataclasses import dataclass
+from math import isnan
 
 from torch import Tensor
 
@@ -76,7 +77,8 @@ class Kept:
         if self.selection.best is None or not self.judged_by(scores):
             return
         value = pick(scores, self.selection.best)
-        if self.state.kept_value is not None and not value > self.state.kept_value:
+        kept = self.state.kept_value
+        if kept is not None and not (value > kept or (isnan(kept) and not isnan(value))):
             self.state.stale += 1
             return
         self.state.kept_step, self.state.kept_value = self.state.step, value

@@ -5,48 +5,10 @@ import pytest
 from clipkit.errors import ConfigError
 from clipkit.losses import ClipLoss
 from clipkit.models.trainable import LastBlocks, Lora, WholeTowers
-from clipkit.packages import shipped_folder
-from clipkit.recipe import find_recipe, read_recipe
+from clipkit.recipe import read_recipe
 from clipkit.train.checkpoint import CheckpointSettings
 from clipkit.train.teacher import TeacherSettings
-
-GOOD = """
-model: starter
-data: {train: openmoji@train}
-optim: {lr: 1.0e-3}
-evaluate:
-  mine: {name: retrieval, data: openmoji@test}
-"""
-
-
-def write(tmp_path: Path, text: str) -> Path:
-    path = tmp_path / "mine.yaml"
-    path.write_text(text)
-    return path
-
-
-@pytest.mark.parametrize("path", sorted(shipped_folder("recipes").glob("*.yaml")), ids=str)
-def test_every_recipe_that_ships_is_right(path: Path) -> None:
-    plan = read_recipe(path.stem)
-    head = path.read_text().split("\nmodel:")[0]
-    assert f"clipkit train {path.stem}" in head
-    assert "Needs:" in head
-    assert "Time:" in head
-    assert "TIME" not in head
-    assert plan.settings.batch_size > 1
-
-
-def test_the_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:
-    first = read_recipe(write(tmp_path, GOOD), ["epochs=3", "loss.label_smoothing=0.1"])
-    (tmp_path / "resolved.yaml").write_text(first.yaml())
-    again = read_recipe(tmp_path / "resolved.yaml")
-    assert again.recipe == first.recipe
-    assert again.settings.epochs == 3
-    loss = again.make_loss()
-    assert isinstance(loss, ClipLoss)
-    assert loss.label_smoothing == 0.1
-    assert again.recipe["optim"]["warmup_steps"] == 20
-    assert again.recipe["out"] == "runs/mine"
+from tests.recipe.good import GOOD, write
 
 
 @pytest.mark.parametrize(
@@ -96,60 +58,9 @@ def test_three_mistakes_are_told_together(tmp_path: Path) -> None:
     assert "evaluate.mine.name: 'retreival' is unknown; did you mean 'retrieval'?" in told
 
 
-@pytest.mark.parametrize(
-    ("change", "word"),
-    [
-        ("trainable=projection", "did you mean 'projections'"),
-        ("trainable.name=lorra", "trainable.name: 'lorra' is unknown; did you mean 'lora'"),
-        ("trainable={name: lora, rnk: 4}", "trainable.rnk: unknown key; did you mean 'rank'"),
-        ("trainable={name: lora, rank: 0}", "trainable.rank: 0 is less than 1"),
-        ("trainable={name: lora, towers: [txt]}", "trainable.towers: input should be"),
-        ("trainable={name: last_blocks, n: many}", "trainable.n: input should be a valid integer"),
-        ("trainable={rank: 4}", "trainable: needs a name; known: all, image_tower, last_blocks"),
-        ("trainable={name: all, n: 1}", "trainable.n: unknown key"),
-        ("save.adapters=apart", "save.adapters: input should be 'alone' or 'merged'"),
-        ("optim.schedule=cosin", "did you mean 'cosine'"),
-        ("batch_size=1", "batch_size: 1 is less than 2"),
-        ("epochs=-1", "epochs: -1 is less than 0"),
-        ("loss=clop", "loss.name: 'clop' is unknown"),
-        ("loss=no.such.module:Name", "is unknown"),
-        ("best=other.top1", "starts with no evaluator"),
-        ("precision=fp8", "precision"),
-        ("data.train=", "data.train"),
-        ("evaluate.mine.every_steps=often", "every_steps"),
-        ("nonsense", "is no override"),
-        ("data.train.deep=3", "train is no section"),
-        ("colour=red", "colour: unknown key"),
-        ("model.name=starter_tower", "did you mean 'starter_towers'"),
-        ("class_directions.wieght=1", "did you mean 'weight'"),
-    ],
-)
-def test_what_an_override_may_get_wrong(tmp_path: Path, change: str, word: str) -> None:
-    with pytest.raises(ConfigError, match=word):
-        read_recipe(write(tmp_path, GOOD), [change])
-
-
-def test_files_that_are_no_recipe(tmp_path: Path) -> None:
-    for text, word in (("[1]", "holds list"), ("a: [", "no YAML"), ("model: starter", "data: ")):
-        with pytest.raises(ConfigError, match=word):
-            read_recipe(write(tmp_path, text))
-    with pytest.raises(ConfigError, match="did you mean 'openmoji'"):
-        read_recipe("openmojy")
-    assert find_recipe("recipes/openmoji.yaml").resolve() == find_recipe("openmoji").resolve()
-
-
 def test_outside_code_by_module_and_name(tmp_path: Path) -> None:
     plan = read_recipe(write(tmp_path, GOOD), ["loss=clipkit.losses.clip:ClipLoss"])
     assert isinstance(plan.make_loss(), ClipLoss)
-
-
-def test_overrides_are_yaml_values(tmp_path: Path) -> None:
-    plan = read_recipe(
-        write(tmp_path, GOOD), ["optim.lr=1e-4", "augment=true", "evaluate.mine.ks=[1, 3]"]
-    )
-    assert plan.optim.lr == 1e-4
-    assert plan.settings.augment is True
-    assert plan.recipe["evaluate"]["mine"]["ks"] == [1, 3]
 
 
 BOTH = """
@@ -238,10 +149,7 @@ def test_what_is_wrong_with_a_run_is_told_together(tmp_path: Path) -> None:
     assert len(caught.value.problems) == 5
 
 
-def test_what_may_change_in_a_run_that_goes_on(tmp_path: Path) -> None:
-    before = read_recipe(write(tmp_path, BOTH)).yaml()
-    harmless = ["checkpoints.keep=7", "workers=1", "out=elsewhere", "trackers=[tensorboard]"]
-    assert read_recipe(write(tmp_path, BOTH), harmless).differences(before) == []
-    changes = ["patience=2", "distill.model=starter", "best=second.mean_recall"]
-    found = read_recipe(write(tmp_path, BOTH), changes).differences(before)
-    assert {line.partition(":")[0] for line in found} >= {"patience", "best", "distill.model"}
+def test_two_evaluators_of_one_name(tmp_path: Path) -> None:
+    general = "general={mine: {name: retrieval, data: openmoji@test}}"
+    with pytest.raises(ConfigError, match=r"general\.mine: evaluate has an entry of this name too"):
+        read_recipe(write(tmp_path, GOOD), [general])

@@ -1,0 +1,111 @@
+"""A recipe that was checked: all that a run needs, ready to be made."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import yaml
+
+from clipkit.data.dataset import Dataset
+from clipkit.data.label_captions import caption_labels
+from clipkit.data.load import load_data
+from clipkit.models import DualEncoder
+from clipkit.models.storage import SaveSettings
+from clipkit.models.trainable import Trainable
+from clipkit.recipe.settings import DataSettings, Recipe
+from clipkit.train.batches import BatchSettings
+from clipkit.train.checkpoint import CheckpointSettings
+from clipkit.train.class_directions import ClassDirections
+from clipkit.train.kept import Selection
+from clipkit.train.optim import OptimSettings
+from clipkit.train.teacher import TeacherSettings
+
+HARMLESS = ("out", "workers", "checkpoints", "trackers", "max_rejected")
+"""What may change in a run that goes on: it changes nothing that comes out."""
+_OWN = {f.name for f in fields(Recipe)}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A checked recipe: settings filled in, components ready to be made.
+
+    Attributes:
+        recipe: the resolved recipe as a plain mapping; running it again repeats the run.
+        settings: the same, typed.
+        data: what to train on.
+        optim: how the parameters move.
+        save: what the saved model holds.
+        selection: which step's weights are kept.
+        checkpoints: when the run saves what it needs to go on.
+        teacher: a model to imitate, or `None`.
+        trainable: chooses what trains.
+        make_model: loads or builds the model.
+        make_loss: builds the loss.
+        make_class_directions: builds the class-direction term, or `None`.
+        evaluators: section, prefix, maker and `every_steps` of each evaluator.
+    """
+
+    recipe: dict[str, Any]
+    settings: Recipe
+    data: DataSettings
+    optim: OptimSettings
+    save: SaveSettings
+    selection: Selection
+    checkpoints: CheckpointSettings
+    teacher: TeacherSettings | None
+    trainable: Trainable
+    make_model: Callable[[], DualEncoder]
+    make_loss: Callable[[], Any]
+    make_class_directions: Callable[[], ClassDirections] | None
+    evaluators: list[tuple[str, str, Callable[[], Any], int]]
+
+    def yaml(self) -> str:
+        """Return the resolved recipe as YAML."""
+        return yaml.safe_dump(self.recipe, sort_keys=False, allow_unicode=True)
+
+    def batches(self) -> BatchSettings:
+        """Return what a step is fed."""
+        settings = self.settings
+        own = {f.name: getattr(settings, f.name) for f in fields(BatchSettings) if f.name in _OWN}
+        return BatchSettings(**own, long_captions=self.data.long_captions)
+
+    def differences(self, kept: str) -> list[str]:
+        """Say what another resolved recipe has otherwise, so far as it changes what comes out.
+
+        Args:
+            kept: its YAML, as a run folder has it.
+        """
+        try:
+            then = _flat(yaml.safe_load(kept))
+        except (yaml.YAMLError, AttributeError):
+            return ["a recipe.yaml that is none"]
+        now = _flat(self.recipe)
+        changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+        return [
+            f"{key}: {then.get(key)!r}, not {now.get(key)!r}"
+            for key in changed
+            if key.partition(".")[0] not in HARMLESS
+        ]
+
+    def load_data(self) -> Dataset:
+        """Read the training data; a label becomes the caption of a row that has none."""
+        data = self.data
+        loaded = load_data(
+            data.train,
+            image_column=data.image_column,
+            caption_column=data.caption_column,
+            label_column=data.label_column,
+            root=data.root,
+        )
+        return caption_labels(loaded, data.label_template)
+
+
+def _flat(recipe: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return every value of a nest of sections under its dotted name."""
+    flat: dict[str, Any] = {}
+    for key, value in recipe.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
