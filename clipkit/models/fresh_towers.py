@@ -1,5 +1,9 @@
 """Two towers that know nothing yet, to train from scratch; the tokenizer is the starter's."""
 
+from dataclasses import replace
+
+import torch
+
 from clipkit.errors import ModelError
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.paired_towers import TowersSpec, build_towers, timm_preprocessing
@@ -12,6 +16,7 @@ HEAD_WIDTH = 64
 def fresh_towers(
     image: str,
     *,
+    size: int | None = None,
     text_width: int = 256,
     text_layers: int = 4,
     context_length: int = 64,
@@ -26,6 +31,8 @@ def fresh_towers(
 
     Args:
         image: timm's name, such as "mobilenetv4_conv_small" or "vit_tiny_patch16_224".
+        size: side of the pictures that it sees, in pixels, where the tower takes others than
+            timm's; that of timm if `None`.
         text_width: of the text tower, a multiple of 64: its heads are 64 wide.
         text_layers: of the text tower.
         context_length: tokens of a text that are used at most.
@@ -59,10 +66,29 @@ def fresh_towers(
         "max_position_embeddings": context_length,
         "vocab_size": len(tokenizer.tokenizer),
     }
-    return build_towers(
+    preprocessing = timm_preprocessing(image)
+    if size is not None:
+        own = preprocessing.size
+        resize_to = round(size * (preprocessing.resize_to or own) / own)
+        preprocessing = replace(preprocessing, size=size, resize_to=resize_to)
+    model = build_towers(
         TowersSpec(image, text, dim=dim, projection=projection, hidden=hidden),
         tokenizer=tokenizer,
-        preprocessing=timm_preprocessing(image),
+        preprocessing=preprocessing,
         logit_scale=logit_scale,
         name=f"fresh:{image}",
     ).eval()
+    _check_size(model, image)
+    return model
+
+
+def _check_size(model: DualEncoder, image: str) -> None:
+    """Show the image tower a picture: some take one size only, and say so by an assertion."""
+    size = model.preprocessing.size
+    try:
+        with torch.inference_mode():
+            model.image_tower(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError, ValueError):
+        raise ModelError(
+            f"size: {image} takes no pictures of {size} pixels; leave it out for timm's size"
+        ) from None

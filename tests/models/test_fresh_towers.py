@@ -35,6 +35,15 @@ def test_towers_have_the_sizes_that_were_asked_for() -> None:
     assert model.text_tower(tokens).shape == (2, 128)
 
 
+def test_a_convolutional_tower_may_see_smaller_pictures() -> None:
+    own = fresh_towers("test_efficientnet", text_width=64, text_layers=1).preprocessing
+    small = fresh_towers("test_efficientnet", size=own.size // 2, text_width=64, text_layers=1)
+    assert small.preprocessing.size == own.size // 2
+    assert own.resize_to is not None
+    assert small.preprocessing.resize_to == pytest.approx(own.resize_to / 2, abs=1)
+    assert small.encode_image(torch.randn(1, 3, 80, 80)).shape == (1, 256)
+
+
 def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
     model = fresh_towers("test_efficientnet", text_width=64, text_layers=1, projection="mlp")
     model.save(str(tmp_path / "model"))
@@ -52,8 +61,9 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
         ({"text_width": 100}, "text_width: 100 is no multiple of 64"),
         ({"text_layers": 0}, "text_layers: 0 is less than 1"),
         ({"context_length": 2}, "context_length: 2 is less than 3"),
+        ({"size": 96}, "size: vit_tiny_patch16_224 takes no pictures of 96 pixels"),
     ],
 )
 def test_sizes_that_no_tower_has(options: dict[str, int], word: str) -> None:
     with pytest.raises(ModelError, match=word):
-        fresh_towers("test_vit", **options)  # type: ignore[arg-type]
+        fresh_towers("vit_tiny_patch16_224", **options)  # type: ignore[arg-type]

@@ -211,7 +211,7 @@ def test_there_is_none_before_the_first(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("number", [os.getpid(), 1])
+@pytest.mark.parametrize("number", [os.getpid(), 1], ids=["own", "another"])
 def test_leftovers_of_killed_processes_go(tmp_path: Path, number: int) -> None:
     """Also where the one that was killed had the number that this one has, as in containers."""
     half = tmp_path / f".step-00000002.{number}"
