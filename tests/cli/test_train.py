@@ -123,4 +123,4 @@ def test_a_signal_stops_with_a_sentence_and_the_same_command_goes_on(
     assert again.code == 0
     assert "this run was finished already" in again.out
     timings = (photos.parent / "run" / "timings.jsonl").read_text()
-    assert timings.count('"resumed"') == 1
+    assert timings.count('"began"') == 2
