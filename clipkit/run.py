@@ -9,6 +9,7 @@ import torch
 
 from clipkit.data.dataset import Dataset
 from clipkit.data.rejects import Rejects
+from clipkit.errors import ConfigError
 from clipkit.models import DualEncoder, load
 from clipkit.models.dual_encoder import Similarity
 from clipkit.models.patch_dropout import set_patch_dropout
@@ -88,10 +89,27 @@ def train(
     )
     try:
         if told_by_main(run.finished):
-            return TrainResult(load(str(run.model)), run.path, run.read_metrics(), main, True)
+            return _finished(plan, run)
         return _train(plan, run, on_start, on_encode, on_progress, on_note)
     finally:
         run.close()
+
+
+def _finished(plan: Plan, run: RunFolder) -> TrainResult:
+    """Return a run that came to its end before, once its data are known to be what they were.
+
+    Raises:
+        ConfigError: when they are not.
+    """
+    metrics = run.read_metrics()
+    then, now = metrics["data"]["fingerprint"], plan.load_data().fingerprint()
+    if now != then:
+        raise ConfigError(
+            f"out: the run in {run.path} was finished with other data; name another folder with"
+            " out=FOLDER, or begin again with --restart",
+            [f"data: {then} then, {now} now"],
+        )
+    return TrainResult(load(str(run.model)), run.path, metrics, run.writes, True)
 
 
 def _train(

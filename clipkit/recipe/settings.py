@@ -59,7 +59,8 @@ class Recipe:
         patch_dropout: share of an image's patches that a ViT does not see in training (FLIP,
             https://arxiv.org/abs/2212.00794).
         batch_norm: "fixed" keeps the statistics that batch norms have, so that no pair's features
-            depend on its neighbours; "train" renews them by each batch, as from scratch they must.
+            depend on its neighbours; "train" renews them by each batch, as from scratch they must;
+            several processes then each go by their own share of it.
         batch_size: pairs a step, over all processes.
         micro_batch_size: pairs that pass through the model at once, of each process; all if null.
             Less memory, the same gradients.

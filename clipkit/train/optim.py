@@ -167,11 +167,3 @@ def _levels(model: DualEncoder) -> dict[str, int]:
             found = levels_from_output(model, tower)
             levels.update({f"{tower}.{name}": level for name, level in found.items()})
     return levels
-
-
-def parameter_names(model: DualEncoder, optimizer: torch.optim.Optimizer) -> list[str]:
-    """Return the names of an optimiser's parameters, in its order."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return [
-        names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]
-    ]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from clipkit.errors import ConfigError
-from clipkit.losses import ClipLoss, Duplicates
+from clipkit.losses import ClipLoss, Duplicates, Positives
 from tests.losses.pairs import (
     BATCH,
     CHUNK_SIZES,
@@ -143,3 +143,24 @@ def test_float32_inside_half_precision(low: torch.dtype) -> None:
 def test_smoothing_out_of_range_is_refused(arguments: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"label_smoothing must be .* not"):
         ClipLoss(**arguments)  # type: ignore[arg-type]
+
+
+def test_pairs_of_one_caption_make_no_difference_as_positives_or_as_negatives() -> None:
+    """Only the sum over such pairs counts: what one of them pushes away another pulls back.
+
+    With labels as captions, softmax training is the same whether duplicates are positives or not.
+    """
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 4, (24,), generator=generator)
+    classes = normalize(torch.randn(4, 6, generator=generator, dtype=torch.float64), dim=1)
+    pictures = normalize(torch.randn(24, 6, generator=generator, dtype=torch.float64), dim=1)
+    found = []
+    for mode in ("positive", "ignore", "mask"):
+        image, text = pictures.clone().requires_grad_(), classes.clone().requires_grad_()
+        scale = torch.tensor(10.0, dtype=torch.float64, requires_grad=True)
+        told = Positives(torch.arange(24), labels, mode)
+        ClipLoss()(image, text[labels], scale, None, told).backward()
+        found.append([value.grad for value in (image, text, scale)])
+    for positive, ignore, mask in zip(*found, strict=True):
+        torch.testing.assert_close(positive, ignore, rtol=1e-10, atol=1e-12)
+        assert not torch.allclose(positive, mask, rtol=1e-3, atol=1e-5)

@@ -1,4 +1,4 @@
-"""A recipe in which nothing is wrong."""
+"""Recipes in which nothing is wrong."""
 
 from pathlib import Path
 
@@ -8,6 +8,18 @@ data: {train: openmoji@train}
 optim: {lr: 1.0e-3}
 evaluate:
   mine: {name: retrieval, data: openmoji@test}
+"""
+
+BOTH = """
+model: starter
+data: {train: openmoji@train}
+evaluate:
+  prompts: {name: zero_shot, data: openmoji@test, every_steps: 3}
+  ends: {name: retrieval, data: openmoji@test}
+  first: {name: retrieval, data: openmoji@test, every_steps: 5}
+  second: {name: retrieval, data: openmoji@test, every_steps: 2}
+general:
+  others: {name: retrieval, data: openmoji@test, every_steps: 2}
 """
 
 

@@ -8,7 +8,7 @@ from clipkit.models.trainable import LastBlocks, Lora, WholeTowers
 from clipkit.recipe import read_recipe
 from clipkit.train.checkpoint import CheckpointSettings
 from clipkit.train.teacher import TeacherSettings
-from tests.recipe.good import GOOD, write
+from tests.recipe.good import BOTH, GOOD, write
 
 
 @pytest.mark.parametrize(
@@ -61,19 +61,6 @@ def test_three_mistakes_are_told_together(tmp_path: Path) -> None:
 def test_outside_code_by_module_and_name(tmp_path: Path) -> None:
     plan = read_recipe(write(tmp_path, GOOD), ["loss=clipkit.losses.clip:ClipLoss"])
     assert isinstance(plan.make_loss(), ClipLoss)
-
-
-BOTH = """
-model: starter
-data: {train: openmoji@train}
-evaluate:
-  prompts: {name: zero_shot, data: openmoji@test, every_steps: 3}
-  ends: {name: retrieval, data: openmoji@test}
-  first: {name: retrieval, data: openmoji@test, every_steps: 5}
-  second: {name: retrieval, data: openmoji@test, every_steps: 2}
-general:
-  others: {name: retrieval, data: openmoji@test, every_steps: 2}
-"""
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,7 @@ from pathlib import Path
 
 from clipkit.losses import ClipLoss
 from clipkit.recipe import read_recipe
-from tests.recipe.good import GOOD, write
-
-BOTH = """
-model: starter
-data: {train: openmoji@train}
-evaluate:
-  prompts: {name: zero_shot, data: openmoji@test, every_steps: 3}
-  ends: {name: retrieval, data: openmoji@test}
-  first: {name: retrieval, data: openmoji@test, every_steps: 5}
-  second: {name: retrieval, data: openmoji@test, every_steps: 2}
-general:
-  others: {name: retrieval, data: openmoji@test, every_steps: 2}
-"""
+from tests.recipe.good import BOTH, GOOD, write
 
 
 def test_the_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:

@@ -15,12 +15,19 @@ from clipkit.train.optim import (
     OptimSettings,
     build_optimizer,
     learning_rate,
-    parameter_names,
     set_learning_rate,
 )
 from tests.models.small import small_model, transformers_model
 
 Make = Callable[..., DualEncoder]
+
+
+def parameter_names(model: DualEncoder, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Return the names of an optimiser's parameters, in its order."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [
+        names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]
+    ]
 
 
 def test_warm_up_then_cosine() -> None:

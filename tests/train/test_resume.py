@@ -121,7 +121,9 @@ def test_what_changed_meanwhile_is_refused(
     assert clipkit.train(recipe, [run, "epochs=1"], restart=True).metrics["steps"] == 3
 
 
-def test_a_finished_run_is_returned_as_it_is(settings: Settings, tmp_path: Path) -> None:
+def test_a_finished_run_is_returned_as_it_is(
+    settings: Settings, photos: Path, tmp_path: Path
+) -> None:
     recipe = write({**settings, "epochs": 2}, tmp_path / "recipe.yaml")
     run = f"out={tmp_path / 'run'}"
     first = clipkit.train(recipe, [run])
@@ -132,6 +134,9 @@ def test_a_finished_run_is_returned_as_it_is(settings: Settings, tmp_path: Path)
     assert again.model.fingerprint() == first.model.fingerprint()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.json*")}
     assert kept == written
+    (photos / "red0.txt").write_text("another caption")
+    with pytest.raises(ConfigError, match="was finished with other data"):
+        clipkit.train(recipe, [run])
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
