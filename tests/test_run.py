@@ -134,8 +134,8 @@ def test_long_captions_are_counted(recipe: Path, corrupt: Path, how: str) -> Non
 def test_labels_are_captions_where_there_are_none(recipe: Path, classes: Path) -> None:
     result = clipkit.train(recipe, [f"data.train={classes}", "general={}", "evaluate={}"])
     assert result.metrics["captions"]["seen"] == 12
-    with pytest.raises(ConfigError, match=r"data.label_template: 'a' has not exactly one"):
-        clipkit.train(recipe, ["data.label_template=a"])
+    with pytest.raises(ConfigError, match=r"data.label_templates: 'a' is no named set"):
+        clipkit.train(recipe, ["data.label_templates=a"])
 
 
 @pytest.mark.slow

@@ -45,6 +45,11 @@ class Rows(Protocol):
         """Return what could not even be read as rows."""
 
 
+def spoken(label: str, templates: Sequence[str]) -> tuple[str, ...]:
+    """Return the captions that say a label: each template with the label in place of its `{}`."""
+    return tuple(template.replace("{}", label) for template in templates)
+
+
 class ColumnarSamples(Sequence[Sample]):
     """Samples of a table on disk, made when they are asked for.
 
@@ -56,7 +61,7 @@ class ColumnarSamples(Sequence[Sample]):
         groups: the rows of each sample, the first of which gives all but the captions; all rows,
             each a sample, when `None`.
         starts: where in `groups` each sample begins, and the end; each row when `None`.
-        template: makes a caption of a label, in place of its one `{}`, where there are no captions.
+        templates: make captions of a label, in place of their one `{}`, where there are none.
     """
 
     def __init__(
@@ -68,7 +73,7 @@ class ColumnarSamples(Sequence[Sample]):
         root: Path,
         groups: Int[np.ndarray, " rows"] | None = None,
         starts: Int[np.ndarray, " bounds"] | None = None,
-        template: str | None = None,
+        templates: Sequence[str] = (),
     ) -> None:
         """Keep the row numbers."""
         self._rows = rows
@@ -77,7 +82,7 @@ class ColumnarSamples(Sequence[Sample]):
         self._root = root
         self._groups = groups
         self._starts = starts
-        self._template = template
+        self._templates = tuple(templates)
         self._count = len(rows) if groups is None else len(groups)
         if starts is not None:
             self._count = len(starts) - 1
@@ -116,7 +121,7 @@ class ColumnarSamples(Sequence[Sample]):
     @property
     def captioned(self) -> bool:
         """Whether each sample has a caption: rows without one were rejected, or there are none."""
-        return "caption" in self._names or self._template is not None
+        return "caption" in self._names or bool(self._templates)
 
     def labelled(self) -> Bool[np.ndarray, " samples"]:
         """Return which samples have a label; only its column is read."""
@@ -136,9 +141,9 @@ class ColumnarSamples(Sequence[Sample]):
             yield int(first), batch.column(0).take(pa.array(firsts[first:last] - start))
             start += batch.num_rows
 
-    def captioned_by(self, template: str) -> "ColumnarSamples":
-        """Return the samples with a caption that says their label, see `template`."""
-        return self._like(self._groups, self._starts, template)
+    def captioned_by(self, templates: Sequence[str]) -> "ColumnarSamples":
+        """Return the samples with captions that say their label, see `templates`."""
+        return self._like(self._groups, self._starts, templates)
 
     def rows_digest(self) -> str:
         """Return a sha256 of the table's rows, in hex; images that are files are not read."""
@@ -159,13 +164,13 @@ class ColumnarSamples(Sequence[Sample]):
             starts = np.concatenate([[0], np.cumsum(counts)])
             within = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)
             groups = self._groups[np.repeat(self._starts[:-1][indices], counts) + within]
-        return self._like(groups, starts, self._template)
+        return self._like(groups, starts, self._templates)
 
     def _like(
         self,
         groups: Int[np.ndarray, " rows"] | None,
         starts: Int[np.ndarray, " bounds"] | None,
-        template: str | None,
+        templates: Sequence[str],
     ) -> "ColumnarSamples":
         return ColumnarSamples(
             self._rows,
@@ -174,7 +179,7 @@ class ColumnarSamples(Sequence[Sample]):
             root=self._root,
             groups=groups,
             starts=starts,
-            template=template,
+            templates=templates,
         )
 
     def _numbers(self, at: int) -> Sequence[Any]:
@@ -195,8 +200,8 @@ class ColumnarSamples(Sequence[Sample]):
                 captions += clean_captions(each.get(names["caption"]))[0]
         metadata = {key: value for key, value in row.items() if key not in names.values()}
         label = self._label_of(row.get(names["label"]) if "label" in names else None)
-        if self._template is not None and label is not None:
-            captions = [self._template.replace("{}", label)]
+        if label is not None and self._templates:
+            captions = list(spoken(label, self._templates))
         return Sample(row_id(number, row, names), image, tuple(captions), label, metadata)
 
     def _label_of(self, value: Any) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from clipkit.data.ahead import map_ahead
-from clipkit.data.columnar import ColumnarSamples
+from clipkit.data.columnar import ColumnarSamples, spoken
 from clipkit.data.hashing import content_key, digest_key, stored_bytes
 from clipkit.packages import default_threads
 from clipkit.types import ImageSource, Reject, Sample
@@ -38,6 +38,7 @@ class Dataset:
         samples: the rows that can be used, as far as is known without decoding.
         class_names: the manifest's, else the labels that occur, sorted; empty if there are none.
         templates: prompts that suit the labels, each with one `{}`; empty if the manifest has none.
+        label_templates: what made captions of the labels, where `caption_labels` did.
         rejects: the rows that cannot be used; with `samples` they make up the whole input.
         licence: of the data.
         homepage: of the data.
@@ -50,6 +51,7 @@ class Dataset:
     rejects: tuple[Reject, ...] = ()
     licence: str = ""
     homepage: str = ""
+    label_templates: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of usable rows."""
@@ -87,12 +89,31 @@ class Dataset:
         """Return a number for each row, equal where the bytes of the images are equal."""
         return [digest_key(image) for image in self._image_hashes]
 
+    def caption_key(self, caption: str) -> int:
+        """Return a number that is equal for captions that say the same.
+
+        Those are captions alike but for case and spaces, and those that `caption_labels` made of
+        one label.
+        """
+        key = text_key(caption)
+        return self._keys_of_labels.get(key, key)
+
     def captioned(self) -> Int[np.ndarray, " rows"]:
         """Return the numbers of the rows that have an image and a caption."""
         if isinstance(self.samples, ColumnarSamples):  # which do not hold others
             return np.arange(len(self.samples) if self.samples.captioned else 0, dtype=np.int32)
         good = [row for row, s in enumerate(self.samples) if s.image is not None and s.captions]
         return np.array(good, dtype=np.int64)
+
+    @cached_property
+    def _keys_of_labels(self) -> dict[int, int]:
+        """The key of each caption that was made of a label: that of its label's first one."""
+        keys: dict[int, int] = {}
+        for label in self.class_names if len(self.label_templates) > 1 else ():
+            same = [text_key(caption) for caption in spoken(label, self.label_templates)]
+            first = keys.get(same[0], same[0])
+            keys.update((key, first) for key in same if key not in keys)
+        return keys
 
     @cached_property
     def _image_hashes(self) -> list[str]:

@@ -1,10 +1,11 @@
 """Labels as captions: fine-tune as pretrained (Goyal et al. 2022, https://arxiv.org/abs/2212.00638)."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from clipkit.data.columnar import ColumnarSamples
+from clipkit.data.columnar import ColumnarSamples, spoken
 from clipkit.data.dataset import Dataset
 from clipkit.errors import ConfigError, DataError
 from clipkit.types import Reject, Sample
@@ -15,27 +16,30 @@ PLAIN = "a photo of a {}."
 NEITHER = "neither caption nor label to train on"
 
 
-def caption_labels(data: Dataset, template: str | None = None) -> Dataset:
-    """Give each row that has a label and no caption one caption that says the label.
+def caption_labels(data: Dataset, templates: Sequence[str] = ()) -> Dataset:
+    """Give each row that has a label and no caption captions that say the label, one a template.
 
-    All rows of a label then share one caption, so that a loss that takes equal captions for
-    positives is the supervised one over labels (https://arxiv.org/abs/2204.03610).
+    They all say the same, see `Dataset.caption_key`: a loss that takes equal captions for positives
+    is then the supervised one over labels (UniCL, https://arxiv.org/abs/2204.03610).
 
     Args:
         data: with captions, labels, or some of both.
-        template: has one `{}` for the label; the first of the data's own templates when `None`.
+        templates: each has one `{}` for the label; the first of the data's own when empty.
 
     Returns:
         The data without the rows that have neither, which are among its rejects.
 
     Raises:
-        ConfigError: `template` has not exactly one `{}`.
+        ConfigError: a template has not exactly one `{}`.
         DataError: no row has a caption or a label.
     """
-    if template is None:
-        template = data.templates[0] if data.templates else PLAIN
-    if template.count("{}") != 1:
-        raise ConfigError(f"label_template: {template!r} has not exactly one {{}} for the label")
+    templates = tuple(templates) or data.templates[:1] or (PLAIN,)
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ConfigError(
+                f"label_templates: {template!r} has not exactly one {{}} for the label"
+            )
+    data = replace(data, label_templates=templates)
     samples = data.samples
     if isinstance(samples, ColumnarSamples):
         if samples.captioned:
@@ -43,9 +47,9 @@ def caption_labels(data: Dataset, template: str | None = None) -> Dataset:
         good = samples.labelled()
         lacking = [samples[int(row)] for row in np.flatnonzero(~good)]
         kept = samples if good.all() else samples.take(np.flatnonzero(good))
-        return _with(data, kept.captioned_by(template), lacking)
+        return _with(data, kept.captioned_by(templates), lacking)
     captioned = [
-        replace(sample, captions=(template.replace("{}", sample.label),))
+        replace(sample, captions=spoken(sample.label, templates))
         if sample.label is not None and not sample.captions
         else sample
         for sample in samples

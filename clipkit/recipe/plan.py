@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from clipkit.classify.prompts import resolve_templates
 from clipkit.data.dataset import Dataset
 from clipkit.data.label_captions import caption_labels
 from clipkit.data.load import load_data
@@ -97,7 +98,8 @@ class Plan:
             label_column=data.label_column,
             root=data.root,
         )
-        return caption_labels(loaded, data.label_template)
+        templates = data.label_templates
+        return caption_labels(loaded, () if templates is None else resolve_templates(templates))
 
 
 def _flat(recipe: dict[str, Any], prefix: str = "") -> dict[str, Any]:

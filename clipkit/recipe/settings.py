@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from clipkit.classify.prompts import resolve_templates
 from clipkit.errors import ConfigError
 from clipkit.losses import Duplicates
 from clipkit.models.storage import SaveSettings
@@ -23,8 +24,9 @@ class DataSettings:
         caption_column: column with the caption.
         label_column: column with the label.
         root: folder that relative image paths start from.
-        label_template: caption of a row that has a label and no caption, with one `{}` for the
-            label; the manifest's first template, else "a photo of a {}.", if null.
+        label_templates: captions of a row that has a label and no caption: one with a `{}` for the
+            label, a list of such, or a named set (plain, simple, imagenet). They all say the same,
+            and one is drawn each epoch. The manifest's first, else "a photo of a {}.", if null.
         long_captions: what stands for a caption with more tokens than the model reads: its "head",
             one "sentence" of it, drawn anew each epoch, or all of it in "pieces" whose features are
             averaged, in training and by the trained model ever after.
@@ -35,16 +37,16 @@ class DataSettings:
     caption_column: str | None = None
     label_column: str | None = None
     root: str | None = None
-    label_template: str | None = None
+    label_templates: str | list[str] | None = None
     long_captions: LongCaptions = "head"
 
     def __post_init__(self) -> None:
-        """Check the template."""
-        template = self.label_template
-        if template is not None and template.count("{}") != 1:
-            raise ConfigError(
-                f"data.label_template: {template!r} has not exactly one {{}} for the label"
-            )
+        """Check the templates."""
+        if self.label_templates is not None:
+            try:
+                resolve_templates(self.label_templates)
+            except ConfigError as error:
+                raise ConfigError(f"data.label_{error}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from clipkit.data.dataset import Dataset, text_key
+from clipkit.data.dataset import Dataset
 from clipkit.data.loader import Loader
 from clipkit.data.order import (
     CAPTION,
@@ -210,7 +210,7 @@ class PairBatches:
         """Number the captions, and have a frozen tower encode them."""
         told = [self.data[int(row)].captions for row in self.rows]
         shown = self.shorten([caption for captions in told for caption in captions])
-        self.captions = CaptionTable(told, shown)
+        self.captions = CaptionTable(told, shown, self.data.caption_key)
         if frozen(self.model.text_tower):
             self.text_features = cache.text_tower(self.model, self.captions.texts)
 
@@ -290,7 +290,7 @@ class PairBatches:
         texts: Tensor | list[str]
         if isinstance(told, list) or self.captions is None:
             texts = [str(text) for text in told]
-            numbers, keys = None, torch.tensor([text_key(text) for text in texts])
+            numbers, keys = None, torch.tensor([self.data.caption_key(text) for text in texts])
         else:
             numbers, keys = told, self.captions.keys[told]
             texts = (

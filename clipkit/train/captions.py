@@ -1,6 +1,6 @@
 """Which caption a row shows in an epoch, and what is shown of a caption that is too long."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Int
@@ -20,18 +20,24 @@ class CaptionTable:
     Args:
         captions: of each row, at least one.
         shown: of each caption in that order, what may be shown of it.
+        key: returns equal numbers for texts that say the same.
 
     Attributes:
         texts: what may be shown, caption after caption.
         keys: equal numbers for texts that say the same [texts].
     """
 
-    def __init__(self, captions: Sequence[Sequence[str]], shown: Sequence[Sequence[str]]) -> None:
+    def __init__(
+        self,
+        captions: Sequence[Sequence[str]],
+        shown: Sequence[Sequence[str]],
+        key: Callable[[str], int] = text_key,
+    ) -> None:
         """Number the texts."""
         self._counts, self._first = _bounds(captions)
         self._parts, self._first_part = _bounds(shown)
         self.texts = [text for parts in shown for text in parts]
-        self.keys = torch.tensor([text_key(text) for text in self.texts])
+        self.keys = torch.tensor([key(text) for text in self.texts])
 
     def drawn(self, *, seed: int, epoch: int) -> Int[Tensor, " rows"]:
         """Return which text each row shows in one epoch: a function of the arguments alone."""

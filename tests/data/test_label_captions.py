@@ -5,6 +5,7 @@ import pytest
 
 from clipkit.data import Dataset, load_data
 from clipkit.data.columnar import ColumnarSamples
+from clipkit.data.dataset import text_key
 from clipkit.data.label_captions import NEITHER, caption_labels
 from clipkit.errors import ConfigError, DataError
 from clipkit.types import Sample
@@ -32,9 +33,21 @@ def test_the_templates_of_the_data_and_of_the_caller(classes: Path) -> None:
     plain = load_data(classes)
     own = Dataset("own", plain.samples, plain.class_names, ("a drawing of {}", "{}"))
     assert caption_labels(own)[0].captions == ("a drawing of black",)
-    assert caption_labels(own, "{}!")[0].captions == ("black!",)
+    assert caption_labels(own, ["{}!", "a {}"])[0].captions == ("black!", "a black")
     with pytest.raises(ConfigError, match="not exactly one"):
-        caption_labels(own, "a photo")
+        caption_labels(own, ["{}", "a photo"])
+
+
+def test_captions_of_one_label_say_the_same(classes: Path) -> None:
+    data = load_data(classes)
+    told = caption_labels(data, ["a photo of a {}.", "{}", "A  {}"])
+    keys = [{told.caption_key(caption) for caption in sample.captions} for sample in told]
+    assert all(len(some) == 1 for some in keys)
+    by_label = {sample.label: some for sample, some in zip(told, keys, strict=True)}
+    assert len({key for some in by_label.values() for key in some}) == len(data.class_names)
+    assert told.caption_key("other words") == text_key("other words")
+    apart = {data.caption_key(caption) for caption in told[0].captions}
+    assert len(apart) == 3  # without templates captions are what their words are
 
 
 def test_nothing_to_train_on_is_said() -> None:
@@ -50,14 +63,14 @@ def test_a_table_on_disk(photos: Path, captions: bool) -> None:
     if captions:
         table["caption"] = "words"
     table.to_parquet(photos / "t.parquet")
-    data = caption_labels(load_data(photos / "t.parquet"))
+    data = caption_labels(load_data(photos / "t.parquet"), ["a photo of a {}.", "one {}"])
     assert isinstance(data.samples, ColumnarSamples)
     assert len(data.captioned()) == len(data)
     if captions:
         assert {s.captions for s in data} == {("words",)}
         return
     assert [(s.id, s.captions) for s in data] == [
-        (name, (f"a photo of a {label}.",))
+        (name, (f"a photo of a {label}.", f"one {label}"))
         for name, label in zip(names, labels, strict=True)
         if label not in (None, "nan")
     ]

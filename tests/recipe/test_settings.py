@@ -19,7 +19,8 @@ def test_sections_are_keys_of_a_recipe() -> None:
     assert set(SECTIONS) < {f.name for f in fields(Recipe)}
 
 
-@pytest.mark.parametrize("template", ["a photo", "{} and {}"])
-def test_a_label_template_has_one_place(template: str) -> None:
-    with pytest.raises(ConfigError, match="exactly one"):
-        DataSettings("photos", label_template=template)
+@pytest.mark.parametrize("templates", ["a {} of {}", ["{}", "a photo"], "plane"])
+def test_label_templates_are_checked(templates: str | list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"^data.label_templates: '(a|plane)"):
+        DataSettings("photos", label_templates=templates)
+    assert DataSettings("photos", label_templates="imagenet").label_templates == "imagenet"

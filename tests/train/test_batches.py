@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from clipkit.data import Dataset, load_data
+from clipkit.data.label_captions import caption_labels
 from clipkit.encode import encode_texts
 from clipkit.errors import ConfigError, DataError
 from clipkit.models.dual_encoder import DualEncoder
@@ -91,6 +92,23 @@ def test_equal_content_has_equal_keys(model: DualEncoder, photos: Path, tmp_path
     assert len(batch.text_keys.unique()) == 6
     counts = Counter(batch.text_keys.tolist())
     assert sorted(counts.values()) == [2, 3, 3, 3, 3, 4]
+
+
+@pytest.mark.parametrize("trainable", ["projections", "all"])
+def test_captions_made_of_one_label_have_one_key(
+    model: DualEncoder, classes: Path, tmp_path: Path, trainable: str
+) -> None:
+    data = caption_labels(load_data(classes), ["a photo of a {}.", "{}", "one {}", "some {}"])
+    set_trainable(model, trainable)
+    pairs = batches(model, data, tmp_path, batch_size=len(data), number_captions=True)
+    assert pairs.captions is not None
+    batch = next(iter(pairs.epoch(0)))
+    assert batch.caption_numbers is not None
+    shown = [pairs.captions.texts[at] for at in batch.caption_numbers.tolist()]
+    labels = [data[row].label for row in batch.rows.tolist()]
+    assert len(set(shown)) > len(set(labels))
+    keys = set(zip(labels, batch.text_keys.tolist(), strict=True))
+    assert len(keys) == len({key for _, key in keys}) == len(set(labels))
 
 
 def test_half_of_the_images_are_mirrored(model: DualEncoder, photos: Path, tmp_path: Path) -> None:
