@@ -3,6 +3,10 @@
 import hashlib
 import importlib.util
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from clipkit.errors import ClipkitError, MissingExtraError
@@ -53,6 +57,31 @@ def cache_folder() -> Path:
 def default_threads() -> int:
     """Return how many threads read and decode unless said otherwise: the cores, at most 8."""
     return min(8, os.cpu_count() or 1)
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Give a folder to write in that takes the place of another once it is whole.
+
+    Args:
+        target: what it becomes at the end, in place of what is there; where the writing fails, that
+            stays as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield staging
+        staging.chmod(0o755)
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+            target.rename(old / "old")
+            staging.rename(target)
+            shutil.rmtree(old)
+        else:
+            staging.rename(target)
+    finally:
+        if staging.exists():
+            shutil.rmtree(staging)
 
 
 def replace_file(path: Path, content: bytes) -> None:

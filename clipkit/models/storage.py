@@ -14,37 +14,29 @@ Nothing in a folder is ever run: no pickle, no remote code.
 import copy
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
+from safetensors.torch import save
 
-from clipkit.errors import ClipkitError, ModelError
-from clipkit.models.dual_encoder import Adapters, Base, DualEncoder, state_digest
+from clipkit.errors import ModelError
+from clipkit.models.dual_encoder import Adapters, Base, DualEncoder
 from clipkit.models.from_open_clip import rebuild_open_clip
 from clipkit.models.from_transformers import rebuild_transformers
 from clipkit.models.lora import attach_lora, merge_lora, split_state
 from clipkit.models.open_clip_tokenizers import OPEN_CLIP_LOADERS
 from clipkit.models.paired_towers import rebuild_paired_towers
-from clipkit.models.starter import PackagedWeights, load_packaged
-from clipkit.models.structure import TOWERS
+from clipkit.models.references import copy_state, fill, read_tensors, refer
 from clipkit.models.tokenizers import LOADERS, Tokenizer
-from clipkit.packages import file_sha256
+from clipkit.packages import file_sha256, new_folder
 from clipkit.types import Preprocessing
 
 FORMAT = 1
 DESCRIPTION = "clipkit.json"
 WEIGHTS = "model.safetensors"
 ADAPTERS = "adapters.safetensors"
-HUBS = ("open_clip", "hf", "towers")
-"""What names of models begin with whose weights `clipkit.load` can fetch again."""
 
 FAMILIES: dict[str, Callable[..., DualEncoder]] = {
     "paired_towers": rebuild_paired_towers,
@@ -119,46 +111,43 @@ def save_model(
         model = merge_lora(copy.deepcopy(model))
     target = Path(folder)
     check_target(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with new_folder(target) as staging:
         _write(model, staging, training_data, base)
-        staging.chmod(0o755)
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
-            target.rename(old / "model")
-            staging.rename(target)
-            shutil.rmtree(old)
-        else:
-            staging.rename(target)
-    finally:
-        if staging.exists():
-            shutil.rmtree(staging)
 
 
 def _write(model: DualEncoder, folder: Path, training_data: Sequence[str], base: Base) -> None:
     """Write the parts of a model folder."""
     architecture = json.loads(json.dumps(model.architecture))
     state, adapters = split_state(model)
-    _refer(model, architecture, state, base)
+    refer(model, architecture, state, base)
     for name, tensors in ((WEIGHTS, state), (ADAPTERS, adapters)):
         if tensors or name == WEIGHTS:
             whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
             (folder / name).write_bytes(save(whole))
     tokenizer = model.tokenizer.save(folder / "tokenizer")
+    write_description(
+        folder,
+        {
+            "architecture": architecture,
+            "preprocessing": asdict(model.preprocessing),
+            "tokenizer": {
+                "folder": "tokenizer",
+                **tokenizer,
+                "long_texts": model.long_texts,
+            },
+            "similarity": model.similarity,
+            "fingerprint": model.fingerprint(),
+            "training_data": list(training_data),
+        },
+    )
+
+
+def write_description(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write what a folder holds, with the sha256 of every file that is in it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     description: dict[str, Any] = {
         "format": FORMAT,
-        "architecture": architecture,
-        "preprocessing": asdict(model.preprocessing),
-        "tokenizer": {
-            "folder": "tokenizer",
-            **tokenizer,
-            "long_texts": model.long_texts,
-        },
-        "similarity": model.similarity,
-        "fingerprint": model.fingerprint(),
-        "training_data": list(training_data),
+        **content,
         "files": {path.relative_to(folder).as_posix(): file_sha256(path) for path in files},
     }
     description["description_sha256"] = _description_sha256(description)
@@ -171,66 +160,6 @@ def _description_sha256(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _refer(
-    model: DualEncoder, architecture: dict[str, Any], state: dict[str, Tensor], base: Base
-) -> None:
-    """Take out of a state the towers that can be had from elsewhere, and note where from."""
-    name = _hub_name(model)
-    known = name or (architecture.get("base") or {}).get("name")
-    architecture["base"] = {"name": known} if known else None
-    left = []
-    for tower in TOWERS:
-        weights = architecture.get(tower, {}).pop("weights", None)
-        digest = state_digest(_part(state, f"{tower}.model."))
-        if base == "reference" and weights and digest == weights["state_sha256"]:
-            architecture[tower]["weights"] = weights
-            _drop(state, tower)
-        else:
-            left.append(tower)
-    if base == "inside" or not name or not left:
-        return
-    try:
-        published = _load_base(name).state_dict()
-    except ClipkitError:
-        return  # out of reach now: what is inside cannot be lost
-    for tower in left:
-        digest = state_digest(_part(state, f"{tower}."))
-        if digest == state_digest(_part(published, f"{tower}.")):
-            architecture["base"][tower] = digest
-            _drop(state, tower)
-
-
-def _hub_name(model: DualEncoder) -> str | None:
-    """Return the name by which a hub has what this model started from."""
-    found = (model.architecture.get("base") or {}).get("name") or model.name
-    kind, colon, rest = found.partition(":")
-    if not colon or kind not in HUBS:
-        return None
-    bare = rest.partition("?")[0]
-    places = [bare, *bare.split("+"), bare.partition("/")[2]]
-    return None if "@random" in bare or any(Path(p).exists() for p in places if p) else found
-
-
-def _load_base(name: str) -> DualEncoder:
-    """Load what a model started from."""
-    from clipkit.models import load
-
-    return load(name)
-
-
-def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names have a prefix, without it."""
-    return {
-        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
-    }
-
-
-def _drop(state: dict[str, Tensor], tower: str) -> None:
-    """Take a tower out of a state."""
-    for name in [name for name in state if name.startswith(f"{tower}.")]:
-        del state[name]
-
-
 def load_model(folder: str | Path) -> DualEncoder:
     """Read a model folder that `save_model` wrote, in evaluation mode on the CPU.
 
@@ -241,40 +170,43 @@ def load_model(folder: str | Path) -> DualEncoder:
     """
     root = Path(folder)
     description = read_description(root)
+    if "tokenizer" not in description:
+        raise ModelError(
+            f"{root} is the image side of a classifier: ZeroShotClassifier.load reads the folder"
+            " that it lies in"
+        )
     architecture = description["architecture"]
     settings = description["tokenizer"]
-    preprocessing = description["preprocessing"]
-    for key in ("mean", "std"):
-        preprocessing[key] = tuple(preprocessing[key])
-    load_tokenizer = _known(TOKENIZERS, settings.get("kind", "transformers"), root)
-    model = _known(FAMILIES, architecture.get("kind"), root)(
+    load_tokenizer = known(TOKENIZERS, settings.get("kind", "transformers"), root)
+    model = known(FAMILIES, architecture.get("kind"), root)(
         architecture,
         tokenizer=load_tokenizer(root / settings["folder"], settings),
-        preprocessing=Preprocessing(**preprocessing),
+        preprocessing=read_preprocessing(description),
         similarity=description["similarity"],
     )
     model.name = str(root.resolve())
     model.architecture = architecture
     model.long_texts = settings.get("long_texts", "head")
-    _fill(model, architecture, _read(root / WEIGHTS), root)
+    fill(model, architecture, read_tensors(root / WEIGHTS), root / WEIGHTS)
     if "lora" in architecture:
         _adapt(model, architecture["lora"], root)
     return model.eval()
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """Read a file of tensors."""
-    if not path.is_file():
-        raise ModelError(f"{path.parent} lacks its file {path.name}")
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except SafetensorError as error:
-        raise ModelError(f"{path} cannot be read as safetensors: {error}") from None
-    return tensors
+def read_preprocessing(description: Mapping[str, Any]) -> Preprocessing:
+    """Return what a description says of preprocessing."""
+    settings = dict(description["preprocessing"])
+    for key in ("mean", "std"):
+        settings[key] = tuple(settings[key])
+    return Preprocessing(**settings)
 
 
-def _known(table: Mapping[str, T], kind: object, root: Path) -> T:
-    """Return what a description's kind stands for."""
+def known(table: Mapping[str, T], kind: object, root: Path) -> T:
+    """Return what a description's kind stands for.
+
+    Raises:
+        ModelError: the table has none of that kind.
+    """
     if kind not in table:
         raise ModelError(
             f"{root / DESCRIPTION} is of kind {kind!r}; this clipkit reads {', '.join(table)}"
@@ -282,64 +214,16 @@ def _known(table: Mapping[str, T], kind: object, root: Path) -> T:
     return table[str(kind)]
 
 
-def _fill(
-    model: DualEncoder, architecture: dict[str, Any], state: dict[str, Tensor], root: Path
-) -> None:
-    """Load stored weights, and those that packages and hubs have."""
-    own = model.state_dict()
-    for tower in TOWERS:
-        weights = dict(architecture.get(tower, {}).get("weights") or {})
-        if weights:
-            digest = weights.pop("state_sha256")
-            part = getattr(model, tower).model
-            load_packaged(part, PackagedWeights(**weights))
-            if state_digest(part) != digest:
-                raise ModelError(f"{root}: the {tower} that {weights['package']} gives has changed")
-            _drop(own, tower)
-    base = architecture.get("base") or {}
-    referred = [tower for tower in TOWERS if tower in base]
-    if referred:
-        try:
-            published = _load_base(base["name"]).state_dict()
-        except ClipkitError as error:
-            raise ModelError(f"{root}: its base {base['name']} cannot be loaded: {error}") from None
-        for tower in referred:
-            part = _part(published, f"{tower}.")
-            if state_digest(part) != base[tower]:
-                raise ModelError(
-                    f"{root}: the {tower} of {base['name']} is not what this model was trained from"
-                )
-            _copy(_part(own, f"{tower}."), part, base["name"])
-            _drop(own, tower)
-    _copy(own, state, str(root / WEIGHTS))
-
-
 def _adapt(model: DualEncoder, settings: dict[str, Any], root: Path) -> None:
     """Put the adapters of a model folder on."""
-    adapters = _read(root / ADAPTERS)
+    adapters = read_tensors(root / ADAPTERS)
     try:
         attach_lora(model, settings)
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{root / DESCRIPTION}: its LoRA settings are damaged: {error!r}"
         ) from None
-    _copy(split_state(model)[1], adapters, str(root / ADAPTERS))
-
-
-@torch.no_grad()
-def _copy(own: Mapping[str, Tensor], stored: Mapping[str, Tensor], where: str) -> None:
-    """Fill tensors from others of the same names and shapes."""
-    if set(own) != set(stored):
-        odd = sorted(set(own) ^ set(stored))
-        raise ModelError(
-            f"{where} does not fit its description: {odd[0]} (and {len(odd) - 1} more)"
-        )
-    for name, value in stored.items():
-        if own[name].shape != value.shape:
-            raise ModelError(
-                f"{where}: {name} is {tuple(value.shape)}, not {tuple(own[name].shape)}"
-            )
-        own[name].copy_(value)
+    copy_state(split_state(model)[1], adapters, str(root / ADAPTERS))
 
 
 def read_description(folder: Path) -> dict[str, Any]:

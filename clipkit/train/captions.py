@@ -23,7 +23,7 @@ class CaptionTable:
         key: returns equal numbers for texts that say the same.
 
     Attributes:
-        texts: what may be shown, caption after caption.
+        texts: what may be shown, each once, in the order of the captions.
         keys: equal numbers for texts that say the same [texts].
     """
 
@@ -36,7 +36,10 @@ class CaptionTable:
         """Number the texts."""
         self._counts, self._first = _bounds(captions)
         self._parts, self._first_part = _bounds(shown)
-        self.texts = [text for parts in shown for text in parts]
+        numbers: dict[str, int] = {}
+        told = [numbers.setdefault(text, len(numbers)) for parts in shown for text in parts]
+        self._numbers = torch.tensor(told)
+        self.texts = list(numbers)
         self.keys = torch.tensor([key(text) for text in self.texts])
 
     def drawn(self, *, seed: int, epoch: int) -> Int[Tensor, " rows"]:
@@ -45,7 +48,7 @@ class CaptionTable:
         caption = torch.from_numpy(draws(n, stream=CAPTION, seed=seed, epoch=epoch))
         chosen = self._first + (caption * self._counts).long()
         part = torch.from_numpy(draws(n, stream=SENTENCE, seed=seed, epoch=epoch))
-        return self._first_part[chosen] + (part * self._parts[chosen]).long()
+        return self._numbers[self._first_part[chosen] + (part * self._parts[chosen]).long()]
 
 
 class Shortener:

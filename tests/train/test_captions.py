@@ -48,6 +48,16 @@ def test_only_long_captions_come_apart(model: DualEncoder) -> None:
     assert (head.seen, head.cut) == (2, 1)
 
 
+def test_a_text_that_recurs_is_one() -> None:
+    table = CaptionTable([("a", "b"), ("b", "a"), ("c",)], [["a"], ["b"], ["b"], ["a"], ["c"]])
+    assert table.texts == ["a", "b", "c"]
+    seen = [
+        {table.texts[at] for at in row}
+        for row in torch.stack([table.drawn(seed=0, epoch=e) for e in range(30)], 1).tolist()
+    ]
+    assert seen == [{"a", "b"}, {"a", "b"}, {"c"}]
+
+
 def test_texts_that_say_the_same_have_one_key() -> None:
     table = CaptionTable([("A  cat", "a cat", "a dog")], [["A  cat"], ["a cat"], ["a dog"]])
     assert table.keys[0] == table.keys[1] != table.keys[2]
