@@ -4,11 +4,14 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clipkit.errors import ConfigError, DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from clipkit.classify import ZeroShotClassifier
 
 FORMATS = ("table", "csv", "jsonl")
 
@@ -18,15 +21,29 @@ def classify(
         list[str], typer.Argument(help="Files, folders, globs, or a name of `clipkit data`.")
     ],
     labels: Annotated[
-        str, typer.Option(help="Comma-separated labels, or a txt, json or csv file of them.")
-    ],
+        str | None,
+        typer.Option(
+            help="Comma-separated labels; a txt, json or csv file of them; or data with classes."
+        ),
+    ] = None,
     model: Annotated[
-        str, typer.Option(help="starter, or a folder that clipkit wrote.")
+        str,
+        typer.Option(help="starter, another model, or a saved classifier, which has its labels."),
     ] = "starter",
     templates: Annotated[
-        str, typer.Option(help="none, plain, simple, imagenet, or a prompt with {} for the label.")
-    ] = "simple",
+        str | None,
+        typer.Option(
+            help="none, plain, simple (the default), imagenet, or a prompt with {} for the label."
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(help="Labels to show for each image.", min=1)] = 3,
+    other: Annotated[
+        str | None,
+        typer.Option(
+            help="Answer 'other' where the likeliest label has less than this probability (0.3), or"
+            " where this text is nearer than the labels ('a photo')."
+        ),
+    ] = None,
     sample: Annotated[
         int | None, typer.Option(help="Only so many images, taken at random.", min=1)
     ] = None,
@@ -41,21 +58,15 @@ def classify(
         raise ConfigError(f"--format {format!r} is unknown{did_you_mean(format, FORMATS)}")
     import numpy as np
 
-    from clipkit.classify import ZeroShotClassifier
     from clipkit.classify.images import as_samples
-    from clipkit.classify.labels import LABEL_SUFFIXES
+    from clipkit.classify.other import OTHER
     from clipkit.report import terminal
 
-    given: Path | list[str] = [part.strip() for part in labels.split(",") if part.strip()]
-    if Path(labels).is_file() or ("," not in labels and labels.endswith(LABEL_SUFFIXES)):
-        given = Path(labels)
     samples = [one for word in images for one in as_samples(word)]
     if sample is not None and sample < len(samples):
         chosen = np.random.default_rng(0).choice(len(samples), sample, replace=False)
         samples = [samples[at] for at in sorted(chosen)]
-    classifier = ZeroShotClassifier(model, given, templates=templates)
-    if len(classifier.classes_) < 2:
-        raise ConfigError("--labels: there is one label only; give two or more, cat,dog")
+    classifier = _classifier(model, labels, templates, other)
     with terminal.bars() as follow:
         proba = classifier.predict_proba(samples, progress=follow("images"))
     rejects = iter(classifier.rejects_)  # in the order of the images
@@ -69,6 +80,8 @@ def classify(
             line["error"] = next(rejects).reason
             continue
         found = [(str(classifier.classes_[c]), float(proba[at, c])) for c in best[at]]
+        sure = classifier.threshold_ is None or found[0][1] >= classifier.threshold_
+        line["label"] = found[0][0] if sure else OTHER
         line["labels"] = dict(found)
     _print(lines, format)
     unread = [line for line in lines if "error" in line]
@@ -76,6 +89,40 @@ def classify(
         terminal.notes().print(f"{len(unread)} of {len(lines)} images could not be read")
     if len(unread) == len(lines):
         raise DataError(f"no image could be read; the first: {unread[0]['error']}")
+
+
+def _classifier(
+    model: str, labels: str | None, templates: str | None, other: str | None
+) -> "ZeroShotClassifier":
+    """Make a classifier of labels, or read one that was saved."""
+    from clipkit.classify import ZeroShotClassifier
+    from clipkit.classify.files import is_classifier
+    from clipkit.classify.labels import LABEL_SUFFIXES
+    from clipkit.data import list_manifests
+
+    if is_classifier(Path(model)):
+        given = {"--labels": labels, "--templates": templates, "--other": other}
+        for name, value in given.items():
+            if value is not None:
+                raise ConfigError(f"{name}: the classifier {model} was saved with its own")
+        return ZeroShotClassifier.load(model)
+    if labels is None:
+        raise ConfigError("--labels is missing: give two or more, such as --labels cat,dog")
+    told: str | list[str] = [part.strip() for part in labels.split(",") if part.strip()]
+    named = Path(labels).suffix.lower() in (*LABEL_SUFFIXES, ".yaml", ".yml")
+    if Path(labels).exists() or ("," not in labels and (named or labels in list_manifests())):
+        told = labels
+    if len(told) == 1 and other is None:
+        raise ConfigError("--labels: there is one label only; give two or more, cat,dog")
+    return ZeroShotClassifier(model, told, templates=templates or "simple", other=_other(other))
+
+
+def _other(other: str | None) -> float | str | None:
+    """Return the number that a text spells, else the text."""
+    try:
+        return None if other is None else float(other)
+    except ValueError:
+        return other
 
 
 def _print(lines: list[dict[str, Any]], format: str) -> None:
@@ -88,16 +135,18 @@ def _print(lines: list[dict[str, Any]], format: str) -> None:
         return
     if format == "csv":
         writer = csv.writer(sys.stdout)
-        writer.writerow(["image", "label", "probability", "error"])
+        writer.writerow(["image", "answer", "label", "probability", "error"])
         for line in lines:
-            error = line.get("error", "")
+            about = line["image"], line.get("label", "")
             for label, p in line.get("labels", {"": ""}).items():
-                writer.writerow([line["image"], label, p, error])
+                writer.writerow([*about, label, p, line.get("error", "")])
         return
     told = []
     for line in lines:
         pairs = line.get("labels", {}).items()
         words = [f"{label} {terminal.percent(p)}" for label, p in pairs]
+        if pairs and line["label"] not in line["labels"]:
+            words.insert(0, line["label"])
         told.append([line["image"], line.get("caption", ""), *(words or [line["error"]])])
     width = max(map(len, told))
     columns = ["image", "caption", *(f"{n}." for n in range(1, width - 1))]

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
+from clipkit.classify.head import class_features
 from clipkit.classify.prompts import resolve_templates
-from clipkit.classify.zero_shot import class_features
 from clipkit.data.dataset import Dataset
 from clipkit.data.load import load_data
 from clipkit.errors import DataError

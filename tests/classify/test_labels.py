@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from clipkit.classify.labels import resolve_labels
+from clipkit.data import load_data
 from clipkit.errors import ConfigError
 
 
@@ -34,7 +35,9 @@ def test_what_cannot_be_used(tmp_path: Path) -> None:
         (["cat", "cat"], "'cat' occurs twice"),
         (["cat", " "], "is empty"),
         ({"cat": []}, "needs text"),
-        ("cats", "does not end in one of"),
+        ("cats", "is neither data nor a file that ends in one of .txt"),
+        (["x" * 10_485_760], "label 'x{20}'… has 10,485,760 characters; a label"),
+        ({"cat": ["y" * 10_001]}, "has 10,001 characters"),
         (tmp_path / "gone.txt", "No such file"),
         (tmp_path / "bad.json", "damaged"),
         (tmp_path / "number.json", "neither a list"),
@@ -42,3 +45,13 @@ def test_what_cannot_be_used(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=word):
             resolve_labels(labels)
+
+
+def test_classes_of_data(classes: Path, tmp_path: Path) -> None:
+    found = ("black", "blue", "green", "red", "white", "yellow")
+    assert tuple(resolve_labels(str(classes))) == found
+    assert tuple(resolve_labels(load_data(classes))) == found
+    manifest = tmp_path / "mine.yaml"
+    manifest.write_text("name: mine\nsource: {kind: folder, root: nowhere}\nclass_names: [b, a]\n")
+    assert list(resolve_labels(manifest)) == ["b", "a"]  # without its pictures
+    assert len(resolve_labels("skimage_photos")) > 2

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from clipkit.classify import ZeroShotClassifier
 from tests.cli.conftest import Run
 
 
@@ -71,3 +72,49 @@ def test_what_cannot_be_used(run: Run, saved: Path, photos: Path, tmp_path: Path
         assert result.code == 2
         assert sentence in result.err
         assert len(result.err.splitlines()) == 1
+
+
+def test_none_of_the_labels(run: Run, saved: Path, photos: Path, tmp_path: Path) -> None:
+    common = ["classify", photos, "--labels", "red,green,blue", "--model", saved]
+    lines = [json.loads(line) for line in run(*common).out.splitlines()]
+    assert all(line["label"] == next(iter(line["labels"])) for line in lines)
+    best = sorted(max(line["labels"].values()) for line in lines)
+    cut = best[9]
+    told = [json.loads(line) for line in run(*common, "--other", cut).out.splitlines()]
+    assert [line["label"] == "other" for line in told] == [
+        max(line["labels"].values()) < cut for line in lines
+    ]
+    table = run(*common, "--other", cut, "--format", "table").out
+    assert table.count("other") == sum(line["label"] == "other" for line in told)
+    rows = list(csv.DictReader(run(*common, "--other", cut, "--format", "csv").out.splitlines()))
+    assert {row["answer"] for row in rows} <= {"red", "green", "blue", "other"}
+    text = [json.loads(line) for line in run(*common, "--other", "a photo").out.splitlines()]
+    assert "other" in {label for line in text for label in line["labels"]}
+    refused = run(*common, "--other", 3)
+    assert refused.code == 2
+    assert "other: a threshold lies between 0 and 1, not 3.0" in refused.err
+
+
+def test_a_saved_classifier_has_its_labels(
+    run: Run, saved: Path, photos: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept"
+    ZeroShotClassifier(saved, ["red", "green"], templates="none").save(kept)
+    fresh = run(
+        "classify", photos, "--labels", "red,green", "--templates", "none", "--model", saved
+    ).out
+    assert run("classify", photos, "--model", kept).out == fresh
+    for words, sentence in (
+        (["--model", kept, "--labels", "a,b"], "--labels: the classifier"),
+        (["--model", kept, "--other", "0.3"], "--other: the classifier"),
+        (["--model", saved], "--labels is missing"),
+    ):
+        result = run("classify", photos, *words)
+        assert result.code == 2
+        assert sentence in result.err
+
+
+def test_labels_of_data(run: Run, saved: Path, photos: Path, classes: Path) -> None:
+    lines = run("classify", photos, "--labels", classes, "--model", saved, "--top", 9).out
+    names = sorted(path.name for path in classes.iterdir())
+    assert sorted(json.loads(lines.splitlines()[0])["labels"]) == names

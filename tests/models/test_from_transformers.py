@@ -188,12 +188,13 @@ KINDS = {
 }  # fmt: skip
 
 
-def make_folder(kind: str, folder: Path, seed: int = 0) -> Path:
+def make_folder(kind: str, folder: Path, seed: int = 0, length: int = LONG) -> Path:
     """Save a tiny model of one kind with its tokenizer and image processor."""
     parts = KINDS[kind]
     tokenizer = parts.tokenizer()
-    tokenizer.model_max_length = LONG
-    text = {**parts.text, "max_position_embeddings": parts.positions, "vocab_size": len(tokenizer)}
+    tokenizer.model_max_length = length
+    positions = parts.positions - LONG + length
+    text = {**parts.text, "max_position_embeddings": positions, "vocab_size": len(tokenizer)}
     config = AutoConfig.for_model(
         kind, vision_config=parts.vision, text_config=text, **parts.settings
     )
