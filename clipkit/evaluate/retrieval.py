@@ -1,14 +1,17 @@
 """Retrieval both ways, with several captions for an image."""
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from clipkit.data.dataset import Dataset, caption_key
+from clipkit.data.dataset import Dataset
 from clipkit.data.load import load_data
 from clipkit.errors import DataError
+from clipkit.evaluate.bootstrap import resampled_ratios, with_interval
 from clipkit.evaluate.encoder import DirectEncoder, Encoder
-from clipkit.evaluate.metrics import match_ranks, recall_at
+from clipkit.evaluate.metrics import mean_rank, median_rank, recall_at
+from clipkit.evaluate.pairs import Pairs
+from clipkit.evaluate.ranks import match_ranks_both_ways
 from clipkit.models.dual_encoder import DualEncoder
 
 
@@ -34,7 +37,10 @@ class Retrieval:
 
         Returns:
             `text_to_image_r{k}` and `image_to_text_r{k}` as shares in [0, 1], and `mean_recall`,
-            the mean of all of them.
+            the mean of all of them; each with the ends of its 95 % bootstrap interval (`…_low`,
+            `…_high`). Then median and mean of the ranks of the best match, from 1, of both ways
+            (`text_to_image_median_rank`). The interval is over images, with the captions of each,
+            since those are not independent queries.
 
         Raises:
             DataError: when the data has no captions.
@@ -42,42 +48,43 @@ class Retrieval:
         encoder = encoder or DirectEncoder()
         self.data = load_data(self.data)
         image_features, rows = encoder.images(model, self.data)
-        captions = [(row, text) for row in rows for text in self.data[row].captions]
-        if not captions:
+        pairs = Pairs.of(self.data, rows)
+        if not pairs.captions:
             raise DataError(f"{self.data.name}: retrieval needs captions, and its rows have none")
-        text_features = encoder.texts(model, [text for _, text in captions])
-        told = zip(self.data, self.data.image_keys(), strict=True)
-        keys = [~row if s.image is None else key for row, (s, key) in enumerate(told)]
-        matches = _matches(captions, {row: at for at, row in enumerate(rows)}, keys)
-        captioned, image_matches = matches[:, 1].unique(return_inverse=True)
-        image_features, text_features = image_features.cpu(), text_features.cpu()
-        metrics = {}
-        t2i = match_ranks(text_features, image_features, matches)
-        i2t = match_ranks(
-            image_features[captioned],
-            text_features,
-            torch.stack([image_matches, matches[:, 0]], dim=1),
-        )
-        for way, ranks in (("text_to_image", t2i), ("image_to_text", i2t)):
-            metrics.update({f"{way}_r{k}": recall_at(ranks, k) for k in self.ks})
-        metrics["mean_recall"] = sum(metrics.values()) / len(metrics)
+        text_features = encoder.texts(model, pairs.captions)
+        matches = pairs.matches()
+        texts, images = match_ranks_both_ways(text_features.cpu(), image_features.cpu(), matches)
+        captioned = torch.bincount(matches[:, 1], minlength=len(rows)) > 0
+        return self._metrics(pairs.image_of, texts, images, captioned)
+
+    def _metrics(
+        self,
+        image_of: Int[Tensor, " captions"],
+        texts: Int[Tensor, " captions"],
+        images: Int[Tensor, " images"],
+        captioned: Tensor,
+    ) -> dict[str, float]:
+        """Make metrics of the ranks of captions' images and of images' captions."""
+        ways = {"text_to_image": texts, "image_to_text": images[captioned]}
+        recalls = {
+            f"{way}_r{k}": recall_at(ranks, k) for way, ranks in ways.items() for k in self.ks
+        }
+        captions = torch.bincount(image_of, minlength=len(images))
+        counts = [captions] * len(self.ks) + [captioned] * len(self.ks)
+        hits = [torch.bincount(image_of, (texts < k).double(), len(images)) for k in self.ks]
+        hits += [(images < k) & captioned for k in self.ks]
+        samples = resampled_ratios(_columns(hits)[captioned], _columns(counts)[captioned])
+        metrics: dict[str, float] = {}
+        for (name, value), sample in zip(recalls.items(), samples.unbind(1), strict=True):
+            metrics.update(with_interval(name, value, sample))
+        mean = sum(recalls.values()) / len(recalls)
+        metrics.update(with_interval("mean_recall", mean, samples.mean(1)))
+        for way, ranks in ways.items():
+            metrics[f"{way}_median_rank"] = median_rank(ranks)
+            metrics[f"{way}_mean_rank"] = mean_rank(ranks)
         return metrics
 
 
-def _matches(
-    captions: list[tuple[int, str]], position: dict[int, int], image_keys: list[int]
-) -> Int[Tensor, "pairs 2"]:
-    """Return (caption, image) pairs that belong together.
-
-    An image belongs to a caption that it has, and then so does every copy of that image.
-    """
-    copies: dict[int, list[int]] = {}
-    for row, at in position.items():
-        copies.setdefault(image_keys[row], []).append(at)
-    images_of: dict[str, set[int]] = {}
-    texts = [caption_key(text) for _, text in captions]
-    for (row, _), text in zip(captions, texts, strict=True):
-        images_of.setdefault(text, set()).update(copies[image_keys[row]])
-    return torch.tensor(
-        [(at, image) for at, text in enumerate(texts) for image in sorted(images_of[text])]
-    )
+def _columns(values: list[Tensor]) -> Float[Tensor, "images metrics"]:
+    """Put numbers of images side by side."""
+    return torch.stack([value.double() for value in values], dim=1)

@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from clipkit.classify.head import class_features
 from clipkit.classify.prompts import resolve_templates
 from clipkit.data.dataset import Dataset
 from clipkit.data.load import load_data
 from clipkit.errors import DataError
+from clipkit.evaluate.answers import CHUNK, Labelled, answer, class_names
+from clipkit.evaluate.details import ClassificationDetails, TemplateScore
 from clipkit.evaluate.encoder import DirectEncoder, Encoder
-from clipkit.evaluate.metrics import mean_class_recall, top_k_accuracy
 from clipkit.models.dual_encoder import DualEncoder
 
 
@@ -34,34 +37,99 @@ class ZeroShot:
         """Score a model.
 
         Returns:
-            `top1`, `top5` and `mean_class_recall` as shares in [0, 1], and the number of `classes`.
+            `top1`, `top5` and `mean_class_recall` as shares in [0, 1], each with the ends of its
+            95 % bootstrap interval over images (`top1_low`, `top1_high`); `ece`, the expected
+            calibration error, which for a sigmoid model is that of the answer's own probability;
+            and the number of `classes`.
 
         Raises:
             DataError: when the data has no labels, or fewer than two classes.
         """
+        return self._details(model, encoder, with_templates=False).metrics
+
+    def details(self, model: DualEncoder, encoder: Encoder | None = None) -> ClassificationDetails:
+        """Score a model, and return besides what is behind it: classes, images, prompts.
+
+        Raises:
+            DataError: as a call does.
+        """
+        return self._details(model, encoder, with_templates=True)
+
+    def _details(
+        self, model: DualEncoder, encoder: Encoder | None, *, with_templates: bool
+    ) -> ClassificationDetails:
+        """Encode images and prompts, once, and answer."""
         encoder = encoder or DirectEncoder()
         self.data = data = load_data(self.data)
-        names = data.class_names or tuple(sorted({s.label for s in data if s.label is not None}))
+        names = class_names(data)
         if len(names) < 2:
             raise DataError(
                 f"{data.name}: zero-shot classification needs two classes; it has {len(names)}"
             )
-        index = {name: position for position, name in enumerate(names)}
-        unknown = sorted({s.label for s in data if s.label is not None} - set(index))
+        unknown = sorted({s.label for s in data if s.label is not None} - set(names))
         if unknown:
             raise DataError(f"{data.name}: label {unknown[0]!r} is not among its class names")
         templates = resolve_templates(self.templates or data.templates or "plain")
-        image_features, rows = encoder.images(model, data)
-        labelled = [(at, data[row].label) for at, row in enumerate(rows)]
-        keep = [at for at, label in labelled if label is not None]
-        labels = torch.tensor([index[label] for _, label in labelled if label is not None])
-        weights = class_features(
-            [(name,) for name in names], templates, lambda texts: encoder.texts(model, texts)
+        features, rows = encoder.images(model, data)
+        labelled = Labelled.of(data, rows)
+        if not labelled.places:
+            raise DataError(f"{data.name}: no image that can be read has a label")
+        features, labels = features[labelled.places].cpu(), labelled.numbers(names)
+        prompts: list[Tensor] = []
+
+        def encode(texts: list[str]) -> Tensor:
+            prompts.append(encoder.texts(model, texts))
+            return prompts[-1]
+
+        weights = class_features([(name,) for name in names], templates, encode).cpu()
+        scale = model.logit_scale.detach().cpu()
+        bias = 0.0 if model.logit_bias is None else model.logit_bias.detach().cpu()
+        answers = answer(
+            features,
+            labels,
+            lambda chunk: scale * (chunk @ weights.T) + bias,
+            similarity=model.similarity,
         )
-        logits = image_features[keep].cpu() @ weights.cpu().T
-        return {
-            "top1": top_k_accuracy(logits, labels, 1),
-            "top5": top_k_accuracy(logits, labels, 5),
-            "mean_class_recall": mean_class_recall(logits, labels),
-            "classes": float(len(names)),
-        }
+        metrics = {**answers.metrics(), "classes": float(len(names))}
+        told: tuple[TemplateScore, ...] = ()
+        if with_templates:
+            each = prompts[0].cpu().view(len(names), len(templates), -1)
+            told = template_scores(features, labels, each, templates, metrics["top1"])
+        return ClassificationDetails(metrics, names, labelled.ids, answers, told)
+
+
+def template_scores(
+    features: Float[Tensor, "images dim"],
+    labels: Int[Tensor, " images"],
+    prompts: Float[Tensor, "classes templates dim"],
+    templates: Sequence[str],
+    together: float,
+) -> tuple[TemplateScore, ...]:
+    """Return top-1 of each prompt by itself, and of the others without it.
+
+    An image's product with the sum of all prompts less that with one of them is its product with
+    the others, so that one product a prompt serves for both.
+
+    Args:
+        features: of the images.
+        labels: numbers of their classes.
+        prompts: features of each class in each prompt.
+        templates: what the prompts are.
+        together: top-1 of all.
+    """
+    total = prompts.sum(1)
+    alone, without = torch.zeros(2, len(templates), dtype=torch.long)
+    lengths = [(total - prompts[:, at]).norm(dim=1) for at in range(len(templates))]
+    for chunk, right in zip(features.split(CHUNK), labels.split(CHUNK), strict=True):
+        whole = chunk @ total.T
+        for at, length in enumerate(lengths):
+            scores = chunk @ prompts[:, at].T
+            others = (whole - scores) / length.clamp_min(1e-12)
+            alone[at] += (scores.argmax(1) == right).sum()
+            without[at] += (others.argmax(1) == right).sum()
+    scores = []
+    for at, template in enumerate(templates):
+        rest = int(without[at]) / len(labels) if len(templates) > 1 else None
+        gain = None if rest is None else together - rest
+        scores.append(TemplateScore(template, int(alone[at]) / len(labels), rest, gain))
+    return tuple(sorted(scores, key=lambda s: (-(s.gain or 0.0), -s.alone, s.template)))
