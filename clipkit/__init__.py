@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clipkit.embed.export import embed
     from clipkit.embed.store import EmbeddingStore
     from clipkit.errors import ClipkitError
+    from clipkit.evaluate.run import evaluate
     from clipkit.models import DualEncoder, load
     from clipkit.run import train
 
@@ -29,6 +30,7 @@ __all__ = [
     "EmbeddingStore",
     "ZeroShotClassifier",
     "embed",
+    "evaluate",
     "load",
     "load_data",
     "train",
@@ -46,7 +48,7 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Load a public name on first use."""
-    if name in ("embed", "train"):
+    if name in ("embed", "evaluate", "train"):
         return importlib.import_module(f"clipkit.{name}")
     if name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)

@@ -128,6 +128,7 @@ def _other(other: str | None) -> float | str | None:
 def _print(lines: list[dict[str, Any]], format: str) -> None:
     """Write one line an image, or in csv one line for each of its labels."""
     from clipkit.report import terminal
+    from clipkit.report.score_table import percent
 
     if format == "jsonl":
         for line in lines:
@@ -144,7 +145,7 @@ def _print(lines: list[dict[str, Any]], format: str) -> None:
     told = []
     for line in lines:
         pairs = line.get("labels", {}).items()
-        words = [f"{label} {terminal.percent(p)}" for label, p in pairs]
+        words = [f"{label} {percent(p)}" for label, p in pairs]
         if pairs and line["label"] not in line["labels"]:
             words.insert(0, line["label"])
         told.append([line["image"], line.get("caption", ""), *(words or [line["error"]])])

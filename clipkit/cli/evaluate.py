@@ -1,90 +1,109 @@
-"""`clipkit eval`: how good a model is on labelled or captioned data."""
+"""`clipkit eval`: how good models are on labelled or captioned data."""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipkit.errors import ConfigError, DataError, did_you_mean
+from clipkit.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from clipkit.data import Rejects
-    from clipkit.data.dataset import Dataset
-    from clipkit.evaluate import Retrieval, ZeroShot
 
-TASKS = ("retrieval", "zero_shot")
+FORMATS = ("table", "markdown", "json")
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="starter, or a folder that clipkit wrote.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(help="starter, a folder that clipkit wrote, open_clip:… or hf:…; several."),
+    ],
     data: Annotated[
         list[str],
         typer.Option(help="A name of `clipkit data`, a manifest, a table or a folder; repeatable."),
     ],
     task: Annotated[
-        str | None,
-        typer.Option(help="retrieval or zero_shot; what captions and labels allow when absent."),
+        list[str] | None,
+        typer.Option(
+            help="retrieval, zero_shot, linear_probe or geometry; repeatable. Without it, retrieval"
+            " where there are captions and zero_shot where there are labels."
+        ),
     ] = None,
     templates: Annotated[
         str | None, typer.Option(help="Prompts of zero_shot: none, plain, simple, imagenet.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the scores to this JSON file.")] = None,
+    train: Annotated[
+        str | None, typer.Option(help="Labelled data that linear_probe is fitted on.")
+    ] = None,
+    validation: Annotated[
+        str | None,
+        typer.Option(
+            help="Labelled data that its penalty is chosen on; a fifth of --train if not given."
+        ),
+    ] = None,
+    format: Annotated[str, typer.Option(help="table, markdown or json.")] = "table",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the scores to this JSON file, each as soon as it is there: the same command"
+            " goes on where it was stopped."
+        ),
+    ] = None,
+    details: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write into this folder, for zero_shot and linear_probe, tables of each class,"
+            " each confusion, each image and each prompt."
+        ),
+    ] = None,
     max_rejected: Annotated[
         float, typer.Option(help="Largest share of rows that may be unusable.")
     ] = 0.01,
 ) -> None:
-    """Score a model: retrieval where there are captions, zero-shot where there are labels."""
-    if task is not None and task not in TASKS:
-        raise ConfigError(f"--task {task!r} is unknown{did_you_mean(task, TASKS)}")
-    from clipkit.data import Rejects, load_data
-    from clipkit.evaluate.encoder import DirectEncoder
-    from clipkit.models import load
-    from clipkit.report import terminal
+    """Score models on data sets: retrieval by captions, zero-shot by labels, and more.
 
-    encoder = load(model)
-    metrics: dict[str, dict[str, float]] = {}
-    fingerprints = {}
-    rejects = Rejects(max_rejected)
-    with terminal.Bars() as bars:
-        direct = DirectEncoder(max_rejected=max_rejected, keep=True, report=bars.show)
-        for name in data:
-            dataset = load_data(name, progress=bars.follow("drawing pictures"))
-            rejects.rows += dataset.rejects
-            fingerprints[name] = dataset.fingerprint()
-            for prefix, evaluator in evaluators(name, dataset, task, templates).items():
-                metrics[prefix] = evaluator(encoder, direct)
-    rejects.rows += direct.rejects.values()
-    terminal.out().print(terminal.scores(metrics))
-    content = {"model": encoder.fingerprint(), "data": fingerprints, "metrics": metrics}
-    tell(content, rejects, out)
-
-
-def evaluators(
-    name: str, dataset: "Dataset", task: str | None = None, templates: str | None = None
-) -> "dict[str, Retrieval | ZeroShot]":
-    """Return what scores a model on a data set, by the prefix of its metrics.
-
-    Args:
-        name: of the data set, as it was given.
-        dataset: captions ask for retrieval, two labels or more for zero-shot.
-        task: only this of the two.
-        templates: prompts of zero-shot.
-
-    Raises:
-        DataError: when it has nothing to be scored on.
+    Values come with the interval that 95 % of samples of as many images fall in. What fails is
+    told and the rest goes on; the exit code is then 1.
     """
-    from clipkit.evaluate import Retrieval, ZeroShot
+    if format not in FORMATS:
+        raise ConfigError(f"--format {format!r} is unknown{did_you_mean(format, FORMATS)}")
+    from clipkit.data import Rejects
+    from clipkit.evaluate import run
+    from clipkit.report import score_table, terminal
 
-    found: dict[str, Retrieval | ZeroShot] = {}
-    labels = {sample.label for sample in dataset if sample.label is not None}
-    if task != "zero_shot" and any(sample.captions for sample in dataset):
-        found[f"{name} retrieval"] = Retrieval(data=dataset)
-    if task != "retrieval" and len(labels) > 1:
-        found[f"{name} zero_shot"] = ZeroShot(data=dataset, templates=templates)
-    if not found:
-        raise DataError(f"{name} has neither captions nor labels that {task or 'it'} needs")
-    return found
+    with terminal.Bars() as bars:
+        found = run.evaluate(
+            models,
+            data,
+            task=task,
+            templates=templates,
+            train=train,
+            validation=validation,
+            max_rejected=max_rejected,
+            out=out,
+            details=details,
+            progress=bars.show,
+        )
+    content = found.content()
+    if format == "json":
+        sys.stdout.write(json.dumps(content, indent=2) + "\n")
+    elif format == "markdown":
+        sys.stdout.write(score_table.markdown(content["results"]))
+    else:
+        for table in terminal.scores(content["results"]):
+            terminal.out().print(table)
+    console = terminal.out() if format == "table" else terminal.notes()
+    if found.kept:
+        console.print(f"{found.kept} of {len(found.scores)} scores were in {out} already")
+    _tell(Rejects(max_rejected, found.rejects()), out, console)
+    if details is not None:
+        console.print(f"details {details}", markup=False)
+    for failure in found.failures:
+        terminal.notes().print(f"failed: {failure}", markup=False, soft_wrap=True)
+    if found.failures:
+        raise typer.Exit(1)
 
 
 def tell(content: dict[str, Any], rejects: "Rejects", out: Path | None) -> None:
@@ -97,14 +116,20 @@ def tell(content: dict[str, Any], rejects: "Rejects", out: Path | None) -> None:
     """
     from clipkit.report import terminal
 
+    if out is not None:
+        content = {**content, "rejected": dict(rejects.reasons())}
+        out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    _tell(rejects, out, terminal.out())
+
+
+def _tell(rejects: "Rejects", out: Path | None, console: Any) -> None:
+    """Say what was rejected and where it is written."""
     if len(rejects):
-        terminal.out().print(rejects.summary(), markup=False, soft_wrap=True)
+        console.print(rejects.summary(), markup=False, soft_wrap=True)
     if out is None:
         return
-    content = {**content, "rejected": dict(rejects.reasons())}
-    out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    terminal.out().print(f"scores  {out}", markup=False)
+    console.print(f"scores  {out}", markup=False)
     if len(rejects):
         listed = out.with_name("rejects.jsonl")
         rejects.write(listed)
-        terminal.out().print(f"every rejected row: {listed}", markup=False)
+        console.print(f"every rejected row: {listed}", markup=False)

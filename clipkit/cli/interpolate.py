@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from clipkit.cli.evaluate import evaluators, tell
+from clipkit.cli.evaluate import tell
 from clipkit.errors import ConfigError
 
 
@@ -64,6 +64,7 @@ def interpolate(
     2109.01903). The alpha with the least loss of those that keep 90 % of the gain is recommended.
     """
     from clipkit.data import Rejects, load_data
+    from clipkit.evaluate.tasks import Task
     from clipkit.models import load
     from clipkit.models.storage import check_target
     from clipkit.report import terminal
@@ -94,8 +95,10 @@ def interpolate(
                 dataset = load_data(name, progress=bars.follow("drawing pictures"))
                 rejects.rows += dataset.rejects
                 fingerprints[name] = dataset.fingerprint()
-                found = evaluators(name, dataset, templates=templates)
-                scorings += [Scoring(section, prefix, each) for prefix, each in found.items()]
+                found = Task(templates=templates).evaluators(dataset, name)
+                scorings += [
+                    Scoring(section, f"{name} {task}", each) for task, each in found.items()
+                ]
         cache = FeatureCache(report=bars.show, max_rejected=max_rejected)
         way = sweep(
             before,

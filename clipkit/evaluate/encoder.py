@@ -13,6 +13,9 @@ from clipkit.errors import DataError
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.types import PartProgress, Progress, Reject
 
+KEEP = 3
+"""Data sets whose features are kept: a linear probe has that many."""
+
 
 @runtime_checkable
 class Encoder(Protocol):
@@ -32,8 +35,8 @@ class DirectEncoder:
 
     Args:
         max_rejected: the largest share of a data set's rows that may be unusable.
-        keep: keep the features of the last data set, for several evaluators of one model that does
-            not change meanwhile.
+        keep: keep the features of the last few data sets, for several evaluators of one model that
+            does not change meanwhile.
         report: told what is encoded, how much of it is done, and how much there is.
 
     Attributes:
@@ -52,7 +55,7 @@ class DirectEncoder:
         self.keep = keep
         self.report = report
         self.rejects: dict[str, Reject] = {}
-        self._kept: tuple[Dataset, DualEncoder, Tensor, list[int]] | None = None
+        self._kept: list[tuple[Dataset, DualEncoder, Tensor, list[int]]] = []
 
     def images(
         self, model: DualEncoder, data: Dataset
@@ -63,8 +66,10 @@ class DirectEncoder:
             DataError: when none can be read.
             RejectedError: when more than `max_rejected` of the rows cannot be used.
         """
-        if self._kept is not None and self._kept[0] is data and self._kept[1] is model:
-            return self._kept[2], self._kept[3]
+        for at, (kept_data, kept_model, features, kept) in enumerate(self._kept):
+            if kept_data is data and kept_model is model:
+                self._kept.append(self._kept.pop(at))
+                return features, kept
         features, kept, errors = encode_images(
             model, (sample.image for sample in data), progress=self._progress(data)
         )
@@ -76,7 +81,7 @@ class DirectEncoder:
         self.rejects.update({f"{data.name}/{reject.id}": reject for reject in found})
         check_rejects(data, found, self.max_rejected)
         if self.keep:
-            self._kept = (data, model, features, kept)
+            self._kept = [*self._kept[1 - KEEP :], (data, model, features, kept)]
         return features, kept
 
     def texts(self, model: DualEncoder, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:

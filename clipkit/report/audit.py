@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from clipkit.data.audit import Audit, Captions, PartAudit, Repeats, Shared, Spread
-from clipkit.report.terminal import percent
+from clipkit.report.score_table import percent
 
 Lines = list[list[str]]
 

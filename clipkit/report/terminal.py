@@ -9,10 +9,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from clipkit.report.score_table import (
+    Scored,
+    is_headline,
+    is_share,
+    percent,
+    pretty,
+    score_tables,
+    written,
+)
 from clipkit.types import Progress as Told
-
-COUNTS = {"classes", "images", "queries"}
-"""Metrics that are counts; all others are shares in [0, 1]."""
 
 
 def out() -> Console:
@@ -113,36 +119,50 @@ def before_after(metrics: Mapping[str, Any]) -> Table:
             before = metrics["before"][section][prefix]
             label = f"{title}: {prefix}"
             for name, value in after.items():
-                if name in COUNTS:
+                if not is_headline(name):
                     continue
-                change = 100 * (value - before[name])
-                colour = "green" if change > 0.05 else "red" if change < -0.05 else "dim"
                 table.add_row(
                     label,
                     pretty(name),
-                    percent(before[name]),
-                    percent(value),
-                    f"[{colour}]{change:+.1f}[/]",
+                    written(name, before[name]),
+                    written(name, value),
+                    _change(name, value - before[name]),
                 )
                 label = ""
             table.add_section()
     return table
 
 
-def scores(metrics: Mapping[str, Mapping[str, float]]) -> Table:
-    """Return a table of one model's scores by evaluator."""
-    table = Table()
-    table.add_column("evaluator")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for prefix, values in metrics.items():
-        label = prefix
-        for name, value in values.items():
-            shown = f"{value:.0f}" if name in COUNTS else percent(value)
-            table.add_row(label, pretty(name), shown)
-            label = ""
-        table.add_section()
-    return table
+def _change(name: str, change: float) -> str:
+    """Write a change, of shares in points and in the colour of good or bad."""
+    if not is_share(name):
+        return f"[dim]{change:+.3f}[/]"
+    points = 100 * change
+    colour = "green" if points > 0.05 else "red" if points < -0.05 else "dim"
+    return f"[{colour}]{points:+.1f}[/]"
+
+
+def scores(given: Sequence[Scored]) -> list[Table]:
+    """Return a table of each task: models x data sets, each value above its interval."""
+    tables = []
+    for told in score_tables(given):
+        models = {row.model for row in told.rows}
+        title = f"{told.title} of {models.pop()}" if len(models) == 1 else told.title
+        table = Table(title=escape(title), title_justify="left")
+        table.add_column("data" if not models else "model, data", overflow="fold")
+        if told.has_sides:
+            table.add_column("")
+        for column in told.columns:
+            table.add_column(column, justify="right")
+        for row in told.rows:
+            label = escape(row.data if not models else f"{row.model}\n{row.data}")
+            cells = [f"{cell.value}\n[dim]{cell.below}[/]".rstrip() for cell in row.cells]
+            side = [row.side] if told.has_sides else []
+            if row.first:
+                table.add_section()
+            table.add_row(label if row.first else "", *side, *cells)
+        tables.append(table)
+    return tables
 
 
 def trade_off(summary: Mapping[str, Any]) -> Table:
@@ -176,18 +196,6 @@ def trade_off(summary: Mapping[str, Any]) -> Table:
             style="bold" if best else None,
         )
     return table
-
-
-def pretty(metric: str) -> str:
-    """Write `text_to_image_r5` as `text to image R@5`."""
-    words = metric.replace("_", " ")
-    head, _, last = words.rpartition(" ")
-    return f"{head} R@{last[1:]}" if last[:1] == "r" and last[1:].isdigit() else words
-
-
-def percent(share: float) -> str:
-    """Write a share as a percentage with one decimal."""
-    return f"{100 * share:.1f} %"
 
 
 def rows(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:

@@ -7,7 +7,7 @@ from typing import Any
 
 from clipkit.errors import ConfigError
 from clipkit.packages import package_folder
-from clipkit.report.terminal import pretty
+from clipkit.report.score_table import pretty
 
 FORMATS = (".png", ".pdf", ".svg")
 APART = 17
