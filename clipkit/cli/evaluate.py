@@ -62,10 +62,11 @@ def evaluate(
         float, typer.Option(help="Largest share of rows that may be unusable.")
     ] = 0.01,
 ) -> None:
-    """Score models on data sets: retrieval by captions, zero-shot by labels, and more.
+    """Score models on data: retrieval by captions, zero-shot by labels, and more.
 
-    Values come with the interval that 95 % of samples of as many images fall in. What fails is
-    told and the rest goes on; the exit code is then 1.
+    Below a value are the ends of its 95 % interval: it is what this many images can tell.
+
+    What fails is told and the rest goes on; the exit code is then 1.
     """
     if format not in FORMATS:
         raise ConfigError(f"--format {format!r} is unknown{did_you_mean(format, FORMATS)}")

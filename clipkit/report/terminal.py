@@ -156,7 +156,10 @@ def scores(given: Sequence[Scored]) -> list[Table]:
             table.add_column(column, justify="right")
         for row in told.rows:
             label = escape(row.data if not models else f"{row.model}\n{row.data}")
-            cells = [f"{cell.value}\n[dim]{cell.below}[/]".rstrip() for cell in row.cells]
+            cells = [
+                f"{cell.value}\n[dim]{cell.below}[/]" if cell.below else cell.value
+                for cell in row.cells
+            ]
             side = [row.side] if told.has_sides else []
             if row.first:
                 table.add_section()
