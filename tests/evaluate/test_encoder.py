@@ -50,3 +50,17 @@ def test_features_are_kept_for_the_same_data_and_model(
     assert not told
     encoder.images(model, load_data(photos))
     assert told[-1] == ("images of photos", 18, 18)
+
+
+def test_features_of_several_data_sets_are_kept(model: DualEncoder, photos: Path) -> None:
+    sets, told = [load_data(photos) for _ in range(4)], []
+    encoder = DirectEncoder(keep=True, report=lambda *what: told.append(what))
+    for data in (*sets[:3], sets[0], sets[2], sets[1]):
+        encoder.images(model, data)
+    assert sum(done == 18 for _, done, _ in told) == 3
+    encoder.images(model, sets[3])  # in place of the one used longest ago
+    told.clear()
+    encoder.images(model, sets[1])
+    assert not told
+    encoder.images(model, sets[0])
+    assert told

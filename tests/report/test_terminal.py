@@ -1,4 +1,5 @@
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -8,8 +9,6 @@ from clipkit.report.terminal import (
     Bars,
     before_after,
     clock,
-    percent,
-    pretty,
     rows,
     scores,
     trade_off,
@@ -69,13 +68,52 @@ def test_a_trade_off_shows_shares_and_the_recommended() -> None:
 
 
 def test_small_words() -> None:
-    assert pretty("image_to_text_r10") == "image to text R@10"
-    assert pretty("mean_recall") == "mean recall"
-    assert percent(0.12345) == "12.3 %"
     assert [clock(s) for s in (7.4, 754, 3723)] == ["0:07", "12:34", "1:02:03"]
-    shown = text(scores({"zero": {"top1": 0.5, "classes": 3.0}}))
-    assert "50.0 %" in shown
-    assert " 3 " in shown
+
+
+def result(model: str, data: str, task: str, **metrics: float) -> dict[str, Any]:
+    return {"model": model, "data": data, "task": task, "metrics": metrics}
+
+
+def test_scores_of_one_model_have_it_in_the_title() -> None:
+    one = result(
+        "[red]m", "photos", "zero_shot", top1=0.5, top1_low=0.25, top1_high=0.75, classes=3
+    )
+    tables = scores([one])
+    assert len(tables) == 1
+    shown = text(tables[0])
+    assert "Zero-shot classification of [red]m" in " ".join(shown.split())
+    lines = [line.split("│")[1:-1] for line in shown.splitlines() if line.startswith("│")]
+    assert [cell.strip() for cell in lines[0]] == ["photos", "50.0 %", "3"]
+    assert [cell.strip() for cell in lines[1]] == ["", "25.0–75.0", ""]  # noqa: RUF001
+
+
+def test_scores_of_several_models_are_a_table_a_task() -> None:
+    told = [
+        result(model, "photos", task, **{name: 0.5})
+        for model in "ab"
+        for task, name in (("zero_shot", "top1"), ("geometry", "alignment"))
+    ]
+    tables = [text(table) for table in scores(told)]
+    assert [shown.splitlines()[0].strip() for shown in tables] == [
+        "Zero-shot classification",
+        "Geometry",
+    ]
+    assert all("model, data" in shown for shown in tables)
+    assert "0.500" in tables[1]
+
+
+def test_the_closing_table_has_no_ends_of_intervals_and_no_new_metrics() -> None:
+    values = {
+        "top1": 0.5, "top1_low": 0.4, "top1_high": 0.6, "ece": 0.1, "penalty": 0.1,
+        "text_to_image_median_rank": 3.0, "text_to_image_mean_rank": 4.0, "d_positive": 1.25,
+    }  # fmt: skip
+    metrics = {"before": {"data": {"mine": values}}, "after": {"data": {"mine": values}}}
+    shown = text(before_after(metrics))
+    for words in ("top1", "50.0 %", "d positive", "1.250", "+0.000"):
+        assert words in shown
+    for words in ("low", "high", "ece", "penalty", "rank"):
+        assert words not in shown
 
 
 def test_what_looks_like_markup_is_shown_as_it_is() -> None:
