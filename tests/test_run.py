@@ -8,6 +8,7 @@ import yaml
 
 import clipkit
 from clipkit.errors import ConfigError
+from clipkit.evaluate import LinearProbe
 from clipkit.models import load
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.trainable import Counts
@@ -55,6 +56,28 @@ def test_a_run_leaves_everything_behind(recipe: Path, tmp_path: Path) -> None:
     assert saved.fingerprint() == result.model.fingerprint()
     description = json.loads((result.folder / "model" / "clipkit.json").read_text())
     assert description["training_data"] == [metrics["data"]["fingerprint"]]
+
+
+def test_a_run_scores_probe_and_geometry_and_is_judged_by_them(
+    recipe: Path, classes: Path, tmp_path: Path
+) -> None:
+    """From the features that training keeps; other metrics leave the default choice as it is."""
+    settings = yaml.safe_load(recipe.read_text())
+    settings["general"]["probe"] = {
+        "name": "linear_probe", "train": str(classes), "data": str(classes), "every_steps": 12,
+    }  # fmt: skip
+    settings["general"]["shape"] = {"name": "geometry", "data": str(classes)}
+    settings["best"] = "probe.top1"
+    recipe.write_text(yaml.safe_dump(settings))
+    metrics = clipkit.train(recipe).metrics
+    assert metrics["best"]["metric"] == "probe.top1"
+    for moment in ("before", "after"):
+        scores = metrics[moment]["general"]
+        assert scores["probe"]["top1_low"] <= scores["probe"]["top1"]
+        assert 0 <= scores["shape"]["d_positive"] <= 2
+    own = load(tmp_path / "run" / "model")
+    again = LinearProbe(train=str(classes), data=str(classes))(own)
+    assert again["top1"] == metrics["after"]["general"]["probe"]["top1"]
 
 
 def test_the_resolved_recipe_repeats_the_run(recipe: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Geometry against loops in double precision, written from the papers."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_captioned_data_each_picture_and_caption_once(model: DualEncoder) -> Non
     for text, image in ((0, 0), (1, 0), (3, 0), (2, 1), (2, 2), (4, 3), (5, 3), (6, 3), (7, 3)):
         belongs[text, image] = True
     distances = torch.cdist(kept_texts, kept_images)
-    expected = {
+    expected: dict[str, Any] = {
         "d_positive": distances[belongs].mean(),
         "d_negative": distances[~belongs].mean(),
         "alignment": distances[belongs].square().mean(),
@@ -81,7 +82,7 @@ def test_labelled_data_by_class(model: DualEncoder) -> None:
     distances = {p: float((features[p[0]] - features[p[1]]).norm()) for p in pairs}
     same = [d for (i, j), d in distances.items() if classes[i] == classes[j]]
     other = [d for (i, j), d in distances.items() if classes[i] != classes[j]]
-    expected = {
+    expected: dict[str, Any] = {
         "d_positive": np.mean(same),
         "d_negative": np.mean(other),
         "alignment": np.mean(np.square(same)),

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ class ByName:
     def images(self, model: DualEncoder, data: Dataset) -> tuple[Tensor, list[int]]:
         return self.features[data.name], list(range(len(data)))
 
-    def texts(self, model: DualEncoder, texts: list[str]) -> Tensor:
+    def texts(self, model: DualEncoder, texts: Sequence[str]) -> Tensor:
         raise AssertionError("a linear probe reads no text")
 
 

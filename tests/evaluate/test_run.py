@@ -66,7 +66,7 @@ def test_what_fails_is_told_and_the_others_go_on(
 ) -> None:
     bare = Dataset("bare", [Sample("a", None)])
     broken = Dataset("broken", [Sample("a", b"", ("one",)), Sample("b", b"", ("two",))])
-    models = ["no_such_model", two[0], tmp_path / "nowhere", two[1]]
+    models: list[str | Path | DualEncoder] = ["no_such_model", two[0], tmp_path / "nowhere", two[1]]
     found = evaluate(models, [bare, "no_such_data", photos, broken])
     assert [(s.model, s.data) for s in found.scores] == [
         ("tiny", str(photos)),

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from clipkit.errors import ConfigError
+from clipkit.evaluate import Geometry, LinearProbe
 from clipkit.losses import ClipLoss
 from clipkit.models.trainable import LastBlocks, Lora, WholeTowers
 from clipkit.recipe import read_recipe
@@ -140,3 +141,26 @@ def test_two_evaluators_of_one_name(tmp_path: Path) -> None:
     general = "general={mine: {name: retrieval, data: openmoji@test}}"
     with pytest.raises(ConfigError, match=r"general\.mine: evaluate has an entry of this name too"):
         read_recipe(write(tmp_path, GOOD), [general])
+
+
+def test_every_evaluator_can_be_named(tmp_path: Path) -> None:
+    """With its settings written down; what one needs and has not is a problem."""
+    text = (
+        GOOD
+        + """
+  probe: {name: linear_probe, train: openmoji@train, data: openmoji@test, every_steps: 5}
+  shape: {name: geometry, data: openmoji@test}
+"""
+    )
+    plan = read_recipe(write(tmp_path, text))
+    made = {prefix: make() for _, prefix, make, _ in plan.evaluators}
+    assert isinstance(made["probe"], LinearProbe)
+    assert isinstance(made["shape"], Geometry)
+    assert plan.recipe["evaluate"]["probe"]["validation"] is None
+    assert plan.recipe["best"] == "last"  # a probe is nothing to choose by, unless it is named
+    (tmp_path / "resolved.yaml").write_text(plan.yaml())
+    again = read_recipe(tmp_path / "resolved.yaml", ["best=probe.top1"])
+    assert again.recipe["evaluate"] == plan.recipe["evaluate"]
+    assert again.selection.best == "probe.top1"
+    with pytest.raises(ConfigError, match=r"evaluate\.probe\.train: is required"):
+        read_recipe(write(tmp_path, text.replace("train: openmoji@train, data", "data")))
