@@ -25,6 +25,7 @@ def fit_linear_head(
     weights: Float[Tensor, " images"] | None = None,
     bias: bool = True,
     begin: Head | None = None,
+    steps: int = STEPS,
 ) -> Head:
     """Fit logits `features @ W.T + b` by L-BFGS with a line search (strong Wolfe conditions).
 
@@ -42,6 +43,7 @@ def fit_linear_head(
         bias: fit one; without, it is zero.
         begin: weights and bias that the search begins from, such as those of a penalty close by:
             the same optimum in less time. `start` and zeros if `None`.
+        steps: the most that are taken, should that be less than the optimum takes.
 
     Returns:
         Weights and bias.
@@ -64,8 +66,8 @@ def fit_linear_head(
     tight = torch.finfo(features.dtype).eps
     optimizer = torch.optim.LBFGS(
         [w, b] if bias else [w],
-        max_iter=STEPS,
-        max_eval=4 * STEPS,
+        max_iter=steps,
+        max_eval=4 * steps,
         history_size=20,
         tolerance_grad=tight,
         tolerance_change=tight**2,  # it ends where the line search finds nothing lower
