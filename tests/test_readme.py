@@ -50,7 +50,7 @@ def test_the_two_commands_are_targets_of_the_makefile() -> None:
 
 def test_blocks_of_classify_and_search(tmp_path: Path) -> None:
     blocks = [block for block in RUN if "runs/" not in block[1]]
-    assert [kind for kind, _ in blocks] == ["python", "sh", "python", "sh", "sh", "sh"]
+    assert [kind for kind, _ in blocks] == ["python", "sh"] * 3 + ["sh", "sh"]
     written = in_folder(tmp_path, blocks)
     for text, output in zip(blocks, written, strict=True):
         for line in text[1].splitlines():
