@@ -3,15 +3,19 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 ROWS = 1024
-COLUMNS = 8192
+COLUMNS = 2048
 """Size of the blocks that scores are computed in."""
 
-PAIRS = 16384
+FEW = 64
+"""Scores are listed one by one where there are fewer than one in so many."""
+
+PAIRS = 8192
 """Pairs whose scores are computed at a time, one by one."""
 
 Ranks = Int[Tensor, " rows"]
@@ -78,70 +82,114 @@ class Best:
     @classmethod
     def of(cls, rows: Tensor, others: Tensor, matches: Tensor) -> "Best":
         """Find it by the matches alone; `matches` has the row first."""
-        exact = torch.full((len(rows),), -torch.inf, dtype=torch.float64, device=rows.device)
-        for part in matches.split(PAIRS):
-            scores = pair_scores(rows[part[:, 0]], others[part[:, 1]])
-            exact.scatter_reduce_(0, part[:, 0], scores, "amax")
-        length = _longest(rows) * _longest(others)
-        error = 2 * rows.shape[1] * torch.finfo(rows.dtype).eps * length
+        exact = torch.full((len(rows),), -torch.inf, dtype=torch.float64)
+        row, other = matches.unbind(1)
+        scores = torch.from_numpy(pair_scores(rows, others, row.numpy(), other.numpy()))
+        exact.scatter_reduce_(0, row, scores.nan_to_num(-torch.inf), "amax")
+        # A sum of n products is off by n half-steps of rounding at most, whatever their order, and
+        # what it is compared with by one.
+        length = (rows.shape[1] + 2) * _longest(rows) * _longest(others)
+        error = 0.51 * torch.finfo(rows.dtype).eps * length
         low, high = (exact - error).to(rows.dtype), (exact + error).to(rows.dtype)
-        return cls(exact, low, high, 2 * rows.shape[1] * torch.finfo(torch.float64).eps * length)
+        return cls(exact, low, high, 2 * torch.finfo(torch.float64).eps * length)
+
+    def at(self, place: slice) -> "Best":
+        """Return that of some rows."""
+        return Best(self.exact[place], self.low[place], self.high[place], self.exact_error)
 
 
 def _longest(rows: Tensor) -> float:
     """Return the greatest length of rows, of those that are numbers."""
-    return float(rows.norm(dim=1).nan_to_num(0.0).max())
+    return float(rows.norm(dim=1).nan_to_num(0.0, posinf=0.0).max())
 
 
 def pair_scores(
-    rows: Float[Tensor, "pairs dim"], others: Float[Tensor, "pairs dim"]
-) -> Float[Tensor, " pairs"]:
-    """Return the product of each row with its other in double precision."""
-    return (rows.double() * others.double()).sum(1)
+    rows: Float[Tensor, "rows dim"],
+    others: Float[Tensor, "others dim"],
+    row: Int[np.ndarray, " pairs"],
+    other: Int[np.ndarray, " pairs"],
+) -> Float[np.ndarray, " pairs"]:
+    """Return the product of some rows with some others, one by one, in double precision."""
+    left, right = rows.numpy(), others.numpy()
+    scores = np.empty(len(row))
+    for start in range(0, len(row), PAIRS):
+        part = slice(start, start + PAIRS)
+        pair = (left[row[part]], right[other[part]])
+        scores[part] = np.einsum("pd,pd->p", *pair, dtype=np.float64)
+    return scores
 
 
 def _ranks(first: Tensor, second: Tensor, matches: Tensor, *, ways: int) -> list[Ranks]:
     """Count what scores at least as high as the best match, one way or both."""
-    ranks = [
-        torch.zeros(len(side), dtype=torch.long, device=first.device)
-        for side in (first, second)[:ways]
-    ]
+    ranks = [torch.zeros(len(side), dtype=torch.long) for side in (first, second)[:ways]]
     if not len(first) or not len(second):
         return ranks
     best = [Best.of(first, second, matches), Best.of(second, first, matches.flip(1))][:ways]
+    broken = [~side.isfinite().all(1) for side in (first, second)]
     for rows, columns, row, column in blocks(len(first), len(second), matches):
-        scores = first[rows] @ second[columns].T
-        scores[row, column] = -torch.inf
-        ranks[0][rows] += _count(scores, best[0], rows, first[rows], second[columns])
-        if ways == 2:
-            ranks[1][columns] += _count(scores.T, best[1], columns, second[columns], first[rows])
+        block = Block(first[rows], second[columns])
+        if bool(broken[0].any() or broken[1].any()):
+            # What is no number is never in a match's favour: others all come before it.
+            block.scores[broken[0][rows]] = torch.inf
+            block.scores[:, broken[1][columns]] = torch.inf
+        block.scores[row, column] = -torch.inf
+        for way, (side, place) in enumerate(((0, rows), (1, columns))[:ways]):
+            ranks[way][place] += block.count(best[way].at(place), side)
     for side, (rank, found) in enumerate(zip(ranks, best, strict=True)):
         rank[found.exact == -torch.inf] = len((second, first)[side])
     return ranks
 
 
-def _count(scores: Tensor, best: Best, place: slice, rows: Tensor, columns: Tensor) -> Tensor:
-    """Count the columns of a block that score at least as high as each row's best match.
+class Block:
+    """A part of the matrix of scores.
+
+    What is counted in it is counted by NumPy, which takes a tenth of the time of the product; torch
+    would widen each truth value to eight bytes first, and wait for its threads each time.
 
     Args:
-        scores: rounded, -inf for matches.
-        best: of all rows.
-        place: of the block's rows among them.
-        rows: their features.
-        columns: features of the block's columns.
+        rows: features.
+        columns: likewise.
+
+    Attributes:
+        scores: rounded; -inf for matches.
     """
-    above = ~(scores <= best.high[place, None])  # what is no number is never in a match's favour
-    near = (scores >= best.low[place, None]) & ~above
-    count = above.sum(1)
-    floor = best.exact[place] - best.exact_error
-    row, column = near.nonzero(as_tuple=True)
-    if len(row) * 64 > scores.numel():  # a model that can hardly tell: a product costs less
-        exact = rows.double() @ columns.double().T
-        return count + ((exact >= floor[:, None]) & near).sum(1)
-    for part in torch.arange(len(row), device=row.device).split(PAIRS):
-        exact = pair_scores(rows[row[part]], columns[column[part]])
-        count.index_add_(0, row[part], (exact >= floor[row[part]]).long())
-    return count
+
+    def __init__(
+        self, rows: Float[Tensor, "rows dim"], columns: Float[Tensor, "columns dim"]
+    ) -> None:
+        """Compute the scores."""
+        self.features = (rows, columns)
+        self.scores = rows @ columns.T
+
+    def count(self, best: Best, side: int) -> Int[Tensor, " queries"]:
+        """Count what scores at least as high as the best match of each row, or of each column.
+
+        Args:
+            best: of the block's rows (or columns).
+            side: 0 for rows, 1 for columns.
+        """
+        scores = self.scores.numpy()
+        floor = best.exact - best.exact_error
+        low, high, least = (
+            each.numpy()[:, None] if side == 0 else each.numpy()
+            for each in (best.low, best.high, floor)
+        )
+        candidates = scores >= low
+        count = np.count_nonzero(candidates, axis=1 - side)
+        if count.sum() * FEW < scores.size:  # a good model: so few that they can be listed
+            places = np.divmod(np.flatnonzero(candidates), scores.shape[1])
+            near = scores[places] <= high.ravel()[places[side]]
+            places = (places[0][near], places[1][near])
+        else:
+            undecided = candidates & (scores <= high)
+            if np.count_nonzero(undecided) * FEW > scores.size:  # it can hardly tell
+                exact = (self.features[0].double() @ self.features[1].double().T).numpy()
+                lower = np.count_nonzero(undecided & ~(exact >= least), axis=1 - side)
+                return torch.from_numpy(count - lower)
+            places = np.divmod(np.flatnonzero(undecided), scores.shape[1])
+        lower = pair_scores(*self.features, *places) < floor.numpy()[places[side]]
+        count -= np.bincount(places[side][lower], minlength=len(count))
+        return torch.from_numpy(count)
 
 
 def blocks(
