@@ -107,7 +107,9 @@ def test_what_is_no_number_is_never_found() -> None:
     assert min(there.tolist() + back.tolist()) >= 3
     one = torch.eye(4)
     one[3] = torch.nan
-    assert match_ranks(torch.eye(4), one, pairs).tolist()[:3] == [1, 1, 1]
+    for sides, order in (((torch.eye(4), one), 1), ((one, torch.eye(4)), -1)):
+        found = [ranks.tolist() for ranks in match_ranks_both_ways(*sides, pairs)]
+        assert found[::order] == [[1, 1, 1, 4], [0, 0, 0, 4]]
 
 
 def test_nothing_to_rank() -> None:

@@ -69,7 +69,9 @@ def test_prompts_are_scored_as_if_each_set_was_evaluated(
     torch.manual_seed(0)
     texts = [t.replace("{}", n) for n in data.class_names for t in templates]
     images = torch.nn.functional.normalize(torch.randn(12, 16), dim=1)
-    prompts = torch.nn.functional.normalize(torch.randn(len(texts), 16), dim=1)
+    prompts = torch.randn(len(texts), 16)
+    prompts[:10] += 3 * torch.randn(16)  # two classes whose prompts agree: their sums are long
+    prompts = torch.nn.functional.normalize(prompts, dim=1)
     encoder = Fixed(images, prompts, by_text=texts)
     details = ZeroShot(data=data, templates=templates).details(model, encoder)
     assert encoder.calls == ["images of classes", "texts"]
