@@ -1,6 +1,7 @@
 """A linear softmax classifier on features, fitted to its optimum."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
@@ -63,9 +64,20 @@ def fit_linear_head(
     if weights is not None:
         share = weights.detach().to(features) / weights.sum().to(features)
     features = features.detach()
-    tight = torch.finfo(features.dtype).eps
+
+    def loss() -> Tensor:
+        each = torch.nn.functional.cross_entropy(features @ w.T + b, labels, reduction="none")
+        return (share * each).sum() + penalty / 2 * (w - centre).square().sum()
+
+    _minimise([w, b] if bias else [w], loss, steps)
+    return w.detach(), b.detach()
+
+
+def _minimise(parameters: list[Tensor], loss: Callable[[], Tensor], steps: int) -> None:
+    """Move parameters to where a smooth convex loss is least."""
+    tight = torch.finfo(parameters[0].dtype).eps
     optimizer = torch.optim.LBFGS(
-        [w, b] if bias else [w],
+        parameters,
         max_iter=steps,
         max_eval=4 * steps,
         history_size=20,
@@ -74,16 +86,14 @@ def fit_linear_head(
         line_search_fn="strong_wolfe",
     )
 
-    def loss() -> Tensor:
+    def step() -> Tensor:
         optimizer.zero_grad()
-        each = torch.nn.functional.cross_entropy(features @ w.T + b, labels, reduction="none")
-        value: Tensor = (share * each).sum() + penalty / 2 * (w - centre).square().sum()
+        value = loss()
         value.backward()
         return value
 
     with torch.enable_grad():
-        optimizer.step(loss)
-    return w.detach(), b.detach()
+        optimizer.step(step)
 
 
 def _check(

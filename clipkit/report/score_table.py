@@ -49,6 +49,10 @@ class Cell:
     value: str = ""
     below: str = ""
 
+    def lines(self) -> tuple[str, str]:
+        """Return both, one below the other."""
+        return self.value, self.below
+
     def line(self) -> str:
         """Return both in one line."""
         return f"{self.value} ({self.below})" if self.below else self.value

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -148,22 +149,30 @@ def scores(given: Sequence[Scored]) -> list[Table]:
     for told in score_tables(given):
         models = {row.model for row in told.rows}
         title = f"{told.title} of {models.pop()}" if len(models) == 1 else told.title
-        table = Table(title=escape(title), title_justify="left")
+        table = Table(
+            title=escape(title),
+            title_justify="left",
+            box=SIMPLE,
+            collapse_padding=True,
+            pad_edge=False,
+        )
         table.add_column("data" if not models else "model, data", overflow="fold")
-        if told.has_sides:
-            table.add_column("")
-        for column in told.columns:
-            table.add_column(column, justify="right")
+        for at, column in enumerate(told.columns):
+            words = [
+                *column.split(),
+                *(word for row in told.rows for word in row.cells[at].lines()),
+            ]
+            table.add_column(column, justify="right", width=max(map(len, words)))
         for row in told.rows:
-            label = escape(row.data if not models else f"{row.model}\n{row.data}")
+            names = ([row.data] if not models else [row.model, row.data]) if row.first else []
+            label = "\n".join([*names, *([row.side] if row.side else [])])
             cells = [
                 f"{cell.value}\n[dim]{cell.below}[/]" if cell.below else cell.value
                 for cell in row.cells
             ]
-            side = [row.side] if told.has_sides else []
             if row.first:
                 table.add_section()
-            table.add_row(label if row.first else "", *side, *cells)
+            table.add_row(escape(label), *cells)
         tables.append(table)
     return tables
 

@@ -78,6 +78,6 @@ def test_linear_probe_geometry_and_details(run: Run, saved: Path, classes: Path)
     details = classes.parent / "details"
     result = run(*words, "--train", classes, "--details", details)
     assert result.code == 0
-    for title in ("Linear probe", "Geometry", "penalty", "d negative", "effective rank"):
+    for title in ("Linear probe", "Geometry", "penalty", "negative", "effective"):
         assert title in result.out
     assert len(list(details.rglob("confusions.csv"))) == 1
