@@ -40,6 +40,7 @@ ONLY = {
     "datasets": {"data/hub.py"},
     "rich": {"report/terminal.py"},
     "matplotlib": {"report/trade_off.py"},
+    "usearch": {"embed/index.py"},
 }
 
 

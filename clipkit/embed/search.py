@@ -1,15 +1,25 @@
-"""Exact search: one block of rows at a time, so memory does not grow with the store."""
+"""Exact search: float32 finds who may be among the nearest, float64 says who is.
 
-import heapq
-from collections.abc import Iterable
+Blocks of rows are multiplied with the queries in float32, which is fast. How far such a product can
+be from the true one is known, so only rows that come that near to the best so far are multiplied
+again in float64. The result is that of a search in float64, and memory does not grow with the rows.
+"""
+
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
-BLOCK_ROWS = 16_384
+from clipkit.embed.vectors import Vectors
+
+QUERIES = 256
+"""Queries that are searched for together; more of them take another pass over the rows."""
+
+_PAIRS = 8_192  # scored in float64 at once
+_PLAIN = ("id", "kind", "caption", "label", "path")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +34,7 @@ class Hit:
         label: of the row, or `None`.
         path: the image's file, or `None`.
         metadata: the further columns.
+        row: its place in the store, counted from 0.
     """
 
     id: str
@@ -33,44 +44,120 @@ class Hit:
     label: str | None
     path: str | None
     metadata: dict[str, Any]
+    row: int
 
 
-def top_hits(
-    shards: Iterable[pa.Table], query: Float[np.ndarray, " dim"], k: int, kind: str | None
-) -> list[Hit]:
-    """Return the k rows nearest to a query; of equal scores the earlier row comes first.
+def make_hit(values: dict[str, Any], row: int, score: float) -> Hit:
+    """Return a hit from the columns of its row."""
+    metadata = {key: value for key, value in values.items() if key not in _PLAIN}
+    return Hit(**{key: values[key] for key in _PLAIN}, score=score, metadata=metadata, row=row)
+
+
+Nearest = tuple[Float[np.ndarray, "queries k"], Int[np.ndarray, "queries k"]]
+"""Scores in float64, best first, and the numbers of the rows."""
+
+
+def nearest_rows(
+    vectors: Vectors,
+    queries: Float[np.ndarray, "queries dim"],
+    k: int,
+    *,
+    keep: Bool[np.ndarray, " rows"] | None = None,
+) -> Nearest:
+    """Return the k rows with the largest products, exactly.
+
+    A score is the float64 sum of the products with the numbers as they are stored; of equal scores
+    the earlier row comes first. A row with a number that is not finite is never found.
 
     Args:
-        shards: tables with the columns of a store.
-        query: of length 1.
-        k: how many rows at most.
-        kind: the rows to look among, all when `None`.
+        vectors: rows of length 1.
+        queries: float64, of length 1.
+        k: how many rows; all of them where there are fewer.
+        keep: for each row whether it may be found.
     """
-    best: list[tuple[float, int, Hit]] = []
-    at = 0
-    for table in shards:
-        for batch in table.to_batches(max_chunksize=BLOCK_ROWS):
-            flat = batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
-            scores = flat.reshape(len(batch), -1).astype(np.float32, copy=False) @ query
-            if kind is not None:
-                kinds = batch.column("kind").to_numpy(zero_copy_only=False)
-                scores = np.where(kinds == kind, scores, -np.inf)
-            floor = best[0][0] if len(best) == k else -np.inf
-            for row in np.argsort(-scores, kind="stable")[:k]:
-                score = float(scores[row])
-                if (score <= floor and len(best) == k) or score == -np.inf:
-                    break
-                entry = (score, -(at + int(row)), _hit(batch, int(row), score))
-                if len(best) < k:
-                    heapq.heappush(best, entry)
-                else:
-                    heapq.heappushpop(best, entry)
-            at += len(batch)
-    return [hit for _, _, hit in sorted(best, key=lambda entry: entry[:2], reverse=True)]
+    found = len(vectors) if keep is None else int(keep.sum())
+    k = min(k, found)
+    parts = [
+        _search(vectors, queries[start : start + QUERIES], k, keep)
+        for start in range(0, len(queries) if k else 0, QUERIES)
+    ]
+    if not parts:
+        return np.zeros((len(queries), 0)), np.zeros((len(queries), 0), np.int64)
+    scores, rows = zip(*parts, strict=True)
+    good = min(int((chunk >= 0).sum(1).min()) for chunk in rows)  # fewer where some are not finite
+    return np.concatenate(scores)[:, :good], np.concatenate(rows)[:, :good]
 
 
-def _hit(batch: pa.RecordBatch, row: int, score: float) -> Hit:
-    names = [name for name in batch.schema.names if name != "embedding"]
-    values = {name: batch.column(name)[row].as_py() for name in names}
-    plain = {name: values.pop(name) for name in ("id", "kind", "caption", "label", "path")}
-    return Hit(**plain, score=score, metadata=values)
+def rounding(dim: int) -> float:
+    """Return how far a float32 product of two rows of length 1 can be from the true one."""
+    return 1.1 * (dim + 2) * 2.0**-24
+
+
+def exact_scores(
+    rows: Float[np.ndarray, "pairs dim"], queries: Float[np.ndarray, "#pairs dim"]
+) -> Float[np.ndarray, " pairs"]:
+    """Multiply pairs in float64; equal rows get equal scores, wherever they stand."""
+    scores: np.ndarray = (rows.astype(np.float64) * queries).sum(axis=1)
+    return scores
+
+
+def _search(vectors: Vectors, queries: np.ndarray, k: int, keep: np.ndarray | None) -> Nearest:
+    best = np.full((len(queries), k), -np.inf)
+    places = np.full((len(queries), k), -1, np.int64)
+    margin = rounding(vectors.dim)
+    single = torch.from_numpy(queries.astype(np.float32)).T.contiguous()
+    for start, block in vectors.blocks(keep=keep):
+        scores = block @ single
+        if keep is not None:
+            mask = torch.from_numpy(keep[start : start + len(block)])
+            scores[~mask] = -torch.inf
+        floor = torch.from_numpy(best[:, -1] - margin)
+        at, query = _candidates(scores, floor, k, margin)
+        if len(at):
+            exact = _score(block, queries, at, query)
+            _merge(best, places, query, exact, at + start)
+    return best, places
+
+
+def _candidates(
+    scores: Float[Tensor, "rows queries"], floor: Float[Tensor, " queries"], k: int, margin: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which rows may be among the k best of which queries."""
+    floor = torch.nextafter(floor.float(), torch.tensor(-torch.inf))  # float() may round it up
+    floor = floor.clamp(min=torch.finfo(torch.float32).min)  # rows that do not count have -inf
+    good = scores >= floor
+    many = good.sum(0) > 4 * k
+    if many.any() and k < len(scores):
+        kth = scores[:, many].topk(k, dim=0).values[-1]
+        # At least k rows of this block are, truly, not below kth - margin.
+        floor[many] = torch.maximum(floor[many], kth - 2.001 * margin)
+        good = scores >= floor
+    at, query = good.nonzero(as_tuple=True)
+    return at.numpy(), query.numpy()
+
+
+def _score(
+    block: Float[Tensor, "rows dim"], queries: np.ndarray, at: np.ndarray, query: np.ndarray
+) -> Float[np.ndarray, " pairs"]:
+    rows = block.numpy()
+    parts = [
+        exact_scores(rows[at[part]], queries[query[part]])
+        for part in (slice(s, s + _PAIRS) for s in range(0, len(at), _PAIRS))
+    ]
+    return np.concatenate(parts)
+
+
+def _merge(
+    best: np.ndarray, places: np.ndarray, query: np.ndarray, scores: np.ndarray, rows: np.ndarray
+) -> None:
+    """Put pairs of a query and a row among the best; the pairs of a block come in row order."""
+    order = np.lexsort((rows, -scores, query))
+    query, scores, rows = query[order], scores[order], rows[order]
+    starts = np.searchsorted(query, np.arange(len(best) + 1))
+    for which in np.unique(query):
+        part = slice(starts[which], min(starts[which + 1], starts[which] + best.shape[1]))
+        joined = np.concatenate([best[which], scores[part]])
+        numbers = np.concatenate([places[which], rows[part]])
+        # Stable, and held rows stand first: they are earlier rows than those of this block.
+        chosen = np.argsort(-joined, kind="stable")[: best.shape[1]]
+        best[which], places[which] = joined[chosen], numbers[chosen]

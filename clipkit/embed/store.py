@@ -9,7 +9,8 @@ DuckDB read the shards as they are.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,21 +19,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
-from PIL.Image import Image
 
-from clipkit.embed.search import Hit, top_hits
-from clipkit.encode import encode_images, encode_texts
-from clipkit.errors import ImageError, MissingExtraError, ModelError, StoreError
+from clipkit.embed.searchable import Searchable
+from clipkit.embed.vectors import as_matrix
+from clipkit.embed.verify import verify_store
+from clipkit.errors import MissingExtraError, ModelError, StoreError
 from clipkit.models import DualEncoder, load
-from clipkit.packages import file_sha256, replace_file
+from clipkit.packages import replace_file
 from clipkit.types import Reject
 
 FORMAT = 1
 INFO = "store.json"
 REJECTS = "rejects.parquet"
-
-Query = str | Path | Image | np.ndarray
-"""A text, an image file, a PIL image, or an embedding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +100,7 @@ class StoreInfo:
         raise StoreError(f"{path} has format {found!r}; this clipkit reads format {FORMAT}")
 
 
-class EmbeddingStore:
+class EmbeddingStore(Searchable):
     """A finished store, ready to be read and searched.
 
     Args:
@@ -131,6 +129,7 @@ class EmbeddingStore:
                 " `clipkit embed` again and it goes on from there"
             )
         self._model: DualEncoder | None = None
+        super().__init__()
 
     def __len__(self) -> int:
         """Return the rows in the shards."""
@@ -150,11 +149,9 @@ class EmbeddingStore:
             StoreError: when a shard is missing or damaged.
         """
         for shard in self.info.shards:
-            try:
-                yield pq.read_table(self.path / shard.file, columns=columns, memory_map=True)
-            except (OSError, pa.ArrowException) as error:
-                reason = str(error).partition("\n")[0]
-                raise StoreError(f"{self.path / shard.file} cannot be read: {reason}") from None
+            with self._reading(shard.file):
+                table = pq.read_table(self.path / shard.file, columns=columns, memory_map=True)
+            yield table
 
     def embeddings(self) -> Float[np.ndarray, "rows dim"]:
         """Return all embeddings as float32, in the order of `ids`."""
@@ -181,69 +178,52 @@ class EmbeddingStore:
 
     def verify(self) -> list[str]:
         """Return what is wrong with the files, nothing when all is well."""
-        problems = []
-        for shard in self.info.shards:
-            path = self.path / shard.file
-            if not path.is_file():
-                problems.append(f"{shard.file} is missing")
-            elif file_sha256(path) != shard.sha256:
-                problems.append(f"{shard.file} was changed after it was written (sha256 differs)")
-            elif pq.read_metadata(path).num_rows != shard.rows:
-                problems.append(f"{shard.file} has not the {shard.rows} rows it should have")
-        counted = self.info.rows + self.info.rejected
-        if counted != self.info.input_rows:
-            problems.append(f"{counted} rows are accounted for, of {self.info.input_rows}")
-        if not problems and self.info.normalised:
-            norms = np.linalg.norm(self.embeddings(), axis=1)
-            wrong = int((~(np.abs(norms - 1) < 1e-2)).sum())
-            if wrong:
-                problems.append(f"{wrong} embeddings have not length 1")
-        return problems
+        return [str(problem) for problem in verify_store(self.path, self.info)]
 
-    def search(
-        self,
-        query: Query,
-        k: int = 10,
-        *,
-        kind: str | None = None,
-        model: DualEncoder | None = None,
-    ) -> list[Hit]:
-        """Return the k rows nearest to a query by cosine, the nearest first; the search is exact.
+    def schema(self) -> pa.Schema:
+        """Return the columns."""
+        for shard in self.info.shards:
+            with self._reading(shard.file):
+                return pq.read_schema(self.path / shard.file, memory_map=True)
+        raise StoreError(f"{self.path} has no rows")
+
+    def rows_at(
+        self, rows: Sequence[int], columns: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return some rows, without their embeddings, in the order they are asked for.
 
         Args:
-            query: a text; a `Path` or PIL image for an image; or an embedding [dim].
-            k: how many rows at most.
-            kind: "image" or "text" to look among these rows alone.
-            model: encodes the query; the one that made the store is loaded when `None`.
+            rows: their places in the store, counted from 0.
+            columns: what to read of them; all but the embedding when `None`.
 
         Raises:
-            StoreError: the model is not the one that made the store, or the query does not fit.
+            StoreError: there is no such row, or a shard cannot be read.
         """
-        if k < 1:
-            raise StoreError(f"k must be at least 1, not {k}")
-        if kind not in (None, "image", "text"):
-            raise StoreError(f"kind must be 'image' or 'text', not {kind!r}")
-        vector = self._encode(query, model)
-        return top_hits(self.iter_shards(), vector, k, kind)
+        ends = np.cumsum([shard.rows for shard in self.info.shards], dtype=np.int64)
+        wanted = np.asarray(rows, dtype=np.int64)
+        if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.info.rows):
+            raise StoreError(f"{self.path} has rows 0 to {self.info.rows - 1}, not {wanted.max()}")
+        shards = np.searchsorted(ends, wanted, side="right")
+        found: list[dict[str, Any]] = [{} for _ in rows]
+        for number in np.unique(shards):
+            shard = self.info.shards[number]
+            with self._reading(shard.file):
+                file = pq.ParquetFile(self.path / shard.file, memory_map=True)
+                names = [name for name in file.schema_arrow.names if name != "embedding"]
+                table = file.read(names if columns is None else list(columns))
+            places = np.flatnonzero(shards == number)
+            part = table.take(wanted[places] - (ends[number] - shard.rows))
+            for place, row in zip(places, part.to_pylist(), strict=True):
+                found[place] = row
+        return found
 
-    def _encode(self, query: Query, model: DualEncoder | None) -> Float[np.ndarray, " dim"]:
-        if isinstance(query, np.ndarray):
-            if query.shape != (self.info.dim,) or not np.linalg.norm(query) > 0:
-                raise StoreError(
-                    f"the query is an array {list(query.shape)}; an embedding of this store is"
-                    f" [{self.info.dim}] and not zero"
-                )
-            unit: np.ndarray = (query / np.linalg.norm(query)).astype(np.float32)
-            return unit
-        encoder = self._matching(model)
-        if isinstance(query, str):
-            text: np.ndarray = encode_texts(encoder, [query])[0].numpy()
-            return text
-        features, kept, errors = encode_images(encoder, [query])
-        if not kept:
-            raise ImageError(f"the query image {query} cannot be used: {errors[0][1]}")
-        image: np.ndarray = features[0].numpy()
-        return image
+    @contextmanager
+    def _reading(self, file: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            reason = str(error).partition("\n")[0]
+            raise StoreError(f"{self.path / file} cannot be read: {reason}") from None
 
     def _matching(self, model: DualEncoder | None) -> DualEncoder:
         """Return the model, once its fingerprint is known to be that of the store."""
@@ -267,16 +247,3 @@ class EmbeddingStore:
             )
         self._model = model
         return model
-
-
-def as_matrix(column: pa.ChunkedArray) -> Float[np.ndarray, "rows dim"]:
-    """Return a column of embeddings as float32 [rows, dim]."""
-    parts = [
-        chunk.flatten().to_numpy(zero_copy_only=False).reshape(len(chunk), -1)
-        for chunk in column.chunks
-        if len(chunk)
-    ]
-    if not parts:
-        return np.zeros((0, column.type.list_size), np.float32)
-    matrix: np.ndarray = np.concatenate(parts).astype(np.float32, copy=False)
-    return matrix
