@@ -15,6 +15,7 @@ from clipkit.cli.interpolate import interpolate
 from clipkit.cli.models import app as models
 from clipkit.cli.recipes import app as recipes
 from clipkit.cli.search import search
+from clipkit.cli.store import app as store
 from clipkit.cli.train import train
 from clipkit.errors import ClipkitError, Interrupted
 
@@ -36,6 +37,7 @@ app.command("search")(search)
 app.command("interpolate")(interpolate)
 app.command("convert")(convert)
 app.add_typer(data, name="data")
+app.add_typer(store, name="store")
 app.add_typer(models, name="models")
 app.add_typer(recipes, name="recipes")
 

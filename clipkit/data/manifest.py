@@ -11,7 +11,7 @@ import yaml
 from clipkit.data.table import Columns
 from clipkit.errors import DataError, did_you_mean
 from clipkit.imagenet import imagenet_class_names, imagenet_templates
-from clipkit.packages import shipped_folder
+from clipkit.packages import replace_file, shipped_folder
 
 # What `source` may hold, by its kind.
 _SOURCE_KEYS = {
@@ -112,6 +112,21 @@ def read_manifest(name: str | Path) -> Manifest:
             **{key: _texts(key, content.get(key, ())) for key in NAMED_LISTS},
         }
     )
+
+
+def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a manifest, once it is known that it can be read.
+
+    Raises:
+        DataError: it cannot; all its problems are named.
+    """
+    problems = _problems(dict(content))
+    if problems:
+        raise DataError(
+            "\n".join([f"{path} cannot be used:", *(f"  - {problem}" for problem in problems)])
+        )
+    text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=100)
+    replace_file(path, text.encode())
 
 
 def _texts(key: str, value: str | Sequence[str]) -> Sequence[str]:

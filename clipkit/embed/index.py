@@ -215,6 +215,12 @@ def find_index(
     return None
 
 
+def index_infos(folder: Path) -> list[IndexInfo]:
+    """Return what is known of the indexes of a store, whether they fit it or not."""
+    found = [_read_info(path) for path in sorted((folder / SEARCH).glob("index-*.json"))]
+    return [info for info in found if info is not None]
+
+
 def _fill(
     vectors: Vectors,
     rows: np.ndarray,

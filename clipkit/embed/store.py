@@ -9,6 +9,7 @@ DuckDB read the shards as they are.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -186,6 +187,14 @@ class EmbeddingStore(Searchable):
             with self._reading(shard.file):
                 return pq.read_schema(self.path / shard.file, memory_map=True)
         raise StoreError(f"{self.path} has no rows")
+
+    def count_kinds(self) -> dict[str, int]:
+        """Return how many rows of each kind there are."""
+        counts: Counter[str] = Counter()
+        for table in self.iter_shards(["kind"]):
+            found = table["kind"].value_counts().to_pylist()
+            counts.update({row["values"]: row["counts"] for row in found})
+        return dict(sorted(counts.items()))
 
     def rows_at(
         self, rows: Sequence[int], columns: Sequence[str] | None = None

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipkit.data.rejects import Rejects
+from clipkit.embed.pairs import Pairs
 from clipkit.embed.store import EmbeddingStore
 from clipkit.embed.tables import check_empty
 from clipkit.embed.vectors import stored_matrix
@@ -22,7 +23,6 @@ from clipkit.types import Progress, Reject
 
 FOLDERS = {"image": "img_emb", "text": "text_emb"}
 METADATA = "metadata"
-UNPAIRED = {"image": "image without a caption", "text": "caption without an image"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def write_npy(
     folder.mkdir(parents=True, exist_ok=True)
     digits = len(str(len(store.info.shards)))
     rejects = Rejects()
-    pairs = _Pairs(rejects)
+    pairs = Pairs(rejects)
     rows = files = done = 0
     for table in store.iter_shards():
         parts = pairs.of(table) if store.info.what == "both" else _all_of(table)
@@ -79,57 +79,12 @@ def write_npy(
     return Written(rows, files, rejects.rows)
 
 
-Parts = dict[str, pa.Table]
-"""Rows of the store by kind, image and text or one of them; those of one place belong together."""
-
-
-def _all_of(table: pa.Table) -> Parts:
+def _all_of(table: pa.Table) -> dict[str, pa.Table]:
     kinds = table["kind"].unique().to_pylist()
     return {kinds[0] if kinds else "image": table}
 
 
-class _Pairs:
-    """Puts captions beside their images, which may be in the shard before."""
-
-    def __init__(self, rejects: Rejects) -> None:
-        self._rejects = rejects
-        self._image: pa.Table | None = None  # the last image that was met, one row
-        self._used = True
-
-    def of(self, table: pa.Table) -> Parts:
-        """Return the pairs whose captions are in a shard."""
-        held = self._image
-        both = table if held is None else pa.concat_tables([held, table])
-        ids, kinds = both["id"].to_pylist(), both["kind"].to_pylist()
-        images, texts = [], []
-        last, used = (None, True) if held is None else (0, self._used)
-        for row in range(0 if held is None else 1, len(both)):
-            if kinds[row] == "image":
-                self._leave(ids, last, used)
-                last, used = row, False
-            elif last is not None and ids[last] == ids[row]:
-                images.append(last)
-                texts.append(row)
-                used = True
-            else:
-                self._rejects.add(Reject(ids[row], UNPAIRED["text"]))
-        self._image, self._used = (None if last is None else both.slice(last, 1)), used
-        return {
-            "image": both.take(pa.array(images, pa.int64())),
-            "text": both.take(pa.array(texts, pa.int64())),
-        }
-
-    def close(self) -> None:
-        """List the last image where no caption came."""
-        if self._image is not None:
-            self._leave(self._image["id"].to_pylist(), 0, self._used)
-
-    def _leave(self, ids: list[str], image: int | None, used: bool) -> None:
-        if image is not None and not used:
-            self._rejects.add(Reject(ids[image], UNPAIRED["image"]))
-
-
-def _write(folder: Path, number: str, parts: Parts) -> None:
+def _write(folder: Path, number: str, parts: dict[str, pa.Table]) -> None:
     """Write one file of each kind."""
     for kind, table in parts.items():
         path = folder / FOLDERS[kind] / f"{FOLDERS[kind]}_{number}.npy"
@@ -141,7 +96,7 @@ def _write(folder: Path, number: str, parts: Parts) -> None:
     pq.write_table(_metadata(parts), path)
 
 
-def _metadata(parts: Parts) -> pa.Table:
+def _metadata(parts: dict[str, pa.Table]) -> pa.Table:
     first = next(iter(parts.values()))
     columns: dict[str, Any] = {}
     if "image" in parts:

@@ -74,24 +74,25 @@ class Vectors:
         return self.rows
 
     def blocks(
-        self, size: int = BLOCK_ROWS, *, keep: np.ndarray | None = None
+        self, size: int = BLOCK_ROWS, *, keep: np.ndarray | None = None, start: int = 0
     ) -> Iterator[tuple[int, Float[Tensor, "rows dim"]]]:
         """Yield the first row's number and some rows as float32; the next block overwrites them.
 
         Args:
             size: rows a block.
             keep: for each row whether it matters; blocks where none does are not read.
+            start: the first row to yield.
         """
         stored = np.empty((size, self.dim), self.dtype)
         single = torch.empty(size, self.dim)
         with self._reading() as read:
-            for start in range(0, self.rows, size):
-                stop = min(start + size, self.rows)
-                if keep is not None and not keep[start:stop].any():
+            for first in range(start, self.rows, size):
+                stop = min(first + size, self.rows)
+                if keep is not None and not keep[first:stop].any():
                     continue
-                block = single[: stop - start]
-                block.copy_(torch.from_numpy(read(start, stored[: stop - start])))
-                yield start, block
+                block = single[: stop - first]
+                block.copy_(torch.from_numpy(read(first, stored[: stop - first])))
+                yield first, block
 
     def take(self, rows: Sequence[int] | Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows dim"]:
         """Return some rows as they are stored, in the order they are asked for."""
