@@ -13,6 +13,7 @@ from clipkit.cli.store_uses import check_sheet
 from clipkit.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
+    from clipkit.embed.query import Query
     from clipkit.embed.search import Hit
 
 
@@ -77,11 +78,12 @@ def search(
     opened = EmbeddingStore(store)
     wanted = parse_filters(filter, opened.schema()) if filter else None
     encoder = load(model) if model else None
-    less = [*(minus or []), *(minus_image or [])]
+    less: list[Query] = [*(minus or []), *(minus_image or [])]
     found: list[tuple[str, list[Hit]]] = []
-    for text in queries or [None]:
+    for text in queries or [""]:
+        plus: list[Query] = [*([text] if queries else []), *(image or [])]
         hits = opened.search(
-            [*([text] if text is not None else []), *(image or [])],
+            plus,
             k,
             minus=less,
             filter=wanted,
@@ -89,7 +91,7 @@ def search(
             model=encoder,
             index=index,
         )
-        found.append((_told(text, image or [], less), hits))
+        found.append((_told(plus, less), hits))
     for told, hits in found:
         if format == "jsonl":
             for hit in hits:
@@ -104,10 +106,9 @@ def search(
         _draw(found, sheet, k)
 
 
-def _told(text: str | None, images: Sequence[Path], less: Sequence[str | Path]) -> str:
+def _told(plus: "Sequence[Query]", less: "Sequence[Query]") -> str:
     """Return a query in words, such as `a red flag + cat.jpg - a dog`."""
-    plus = " + ".join([*([text] if text is not None else []), *map(str, images)])
-    return "".join([plus, *(f" - {part}" for part in less)])
+    return "".join([" + ".join(map(str, plus)), *(f" - {part}" for part in less)])
 
 
 def _draw(found: "Sequence[tuple[str, list[Hit]]]", sheet: Path, k: int) -> None:

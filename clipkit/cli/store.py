@@ -1,4 +1,4 @@
-"""`clipkit store`: what is in a store of embeddings, whether it is whole, its index, other forms."""
+"""`clipkit store`: what is in a store, whether it is whole, its index, its other forms."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -80,8 +80,9 @@ def info(store: Store) -> None:
         ["further columns", ", ".join(more) or "-"],
     ]
     for found in index_infos(store):
-        fits = "" if found.fingerprint == opened.fingerprint() else "; made before the rows changed"
-        lines.append([f"index of {found.kind} rows", f"{_recall(found)}{fits}"])
+        fits = found.fingerprint == opened.fingerprint()
+        words = _recall(found) if fits else "made before the rows changed, and so not used"
+        lines.append([f"index of {found.kind} rows", words])
     terminal.out().print(terminal.rows([str(store), ""], lines))
 
 
@@ -98,7 +99,7 @@ def head(
     first = range(min(n, len(opened)))
     numbers = opened.vectors().take(list(first))
     found = opened.rows_at(list(first))
-    names = [name for name in (found[0] if found else {})]
+    names = list(found[0] if found else [])
     lines = [
         [*(_cell(row[name]) for name in names), " ".join(f"{x:+.3f}" for x in vector[:4]) + " …"]
         for row, vector in zip(found, numbers, strict=True)
@@ -169,9 +170,7 @@ def convert(
         from clipkit.embed.from_npy import read_npy
 
         if model is None:
-            raise ConfigError(
-                "--to parquet needs --model: such a folder does not tell which it was"
-            )
+            raise ConfigError("--to parquet needs --model: such a folder does not tell it")
         with terminal.bars() as follow:
             made = read_npy(source, out, model, normalise=normalise, progress=follow("rows"))
         console.print(f"store  {out}  ({len(made)} rows of {made.info.dim} numbers)", markup=False)

@@ -129,7 +129,8 @@ def _find(parent: np.ndarray, rows: np.ndarray) -> np.ndarray:
     while not np.array_equal(above := parent[found], found):
         found = above
     parent[rows] = found
-    return found
+    roots: np.ndarray = found
+    return roots
 
 
 def _root(parent: np.ndarray, row: int) -> int:

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipkit.errors import StoreError, did_you_mean
 
-Filter = Mapping[str, Any] | pc.Expression
+Filter: TypeAlias = Mapping[str, Any] | pc.Expression
 """Values by column, such as `{"label": "cat", "year": [2020, 2021]}`, or pyarrow's expression."""
 
 _SIGNS = {

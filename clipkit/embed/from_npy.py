@@ -178,7 +178,8 @@ def _good(
         row = place + int(np.flatnonzero(bad)[0])
         raise StoreError(f"{path}: row {row} is zero or not finite ({bad.sum()} such in its block)")
     if normalise:
-        return (block.astype(np.float32) / lengths[:, None]).astype(block.dtype)
+        unit: np.ndarray = (block.astype(np.float32) / lengths[:, None]).astype(block.dtype)
+        return unit
     far = np.flatnonzero(np.abs(lengths - 1) > LENGTH)
     if len(far):
         raise StoreError(
@@ -215,11 +216,11 @@ def _rows(
     count = len(batch)
     paths = _texts(batch, "image_path") or [None] * count
     ids = _texts(batch, "id") or paths
-    ids = [id or str(start + row) for row, id in enumerate(ids)]
+    names = [id or str(start + row) for row, id in enumerate(ids)]
     order: list[tuple[str, int]] = []
     for row in range(count):
         if "image" in blocks:
-            image = ids[row], blocks["image"][row].tobytes()
+            image = names[row], blocks["image"][row].tobytes()
             if "text" not in blocks or image != before:
                 order.append(("image", row))
             before = image
@@ -230,7 +231,7 @@ def _rows(
     flat = np.stack([blocks[kind][row] for kind, row in order]) if order else np.zeros((0, 0))
     flat = flat.astype(kind.value_type.to_pandas_dtype()).reshape(-1)
     columns: dict[str, Any] = {
-        "id": [ids[row] for _, row in order],
+        "id": [names[row] for _, row in order],
         "kind": [kind for kind, _ in order],
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(flat), kind.list_size),
         "caption": _taken(_texts(batch, "caption"), order),

@@ -45,7 +45,8 @@ def encode_queries(
         for place, reason in errors:
             raise ImageError(f"the query image {sources[place]} cannot be used: {reason}")
         encoded[images] = features.numpy()
-    return encoded / np.linalg.norm(encoded, axis=1, keepdims=True)
+    unit: np.ndarray = encoded / np.linalg.norm(encoded, axis=1, keepdims=True)
+    return unit
 
 
 def combine(

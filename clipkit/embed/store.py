@@ -119,6 +119,8 @@ class EmbeddingStore(Searchable):
         >>> store.search("a red flag", k=3)  # doctest: +SKIP
     """
 
+    info: StoreInfo
+
     def __init__(self, path: str | Path) -> None:
         """Read `store.json`."""
         self.path = Path(path)

@@ -131,7 +131,7 @@ class Vectors:
 def _read_rows(file: FileIO, start: int, into: np.ndarray) -> None:
     """Fill an array with the rows that begin at one of a file."""
     file.seek(_HEADER + start * into.itemsize * into.shape[1])
-    room = memoryview(into.reshape(-1).view(np.uint8))
+    room = memoryview(into.reshape(-1).view(np.uint8).data)
     while room:
         count = file.readinto(room)
         if not count:

@@ -14,7 +14,8 @@ from clipkit.embed.tables import write_tables
 def unit(rows: int, dim: int, seed: int = 0) -> np.ndarray:
     """Return random rows of length 1."""
     found: np.ndarray = np.random.default_rng(seed).normal(size=(rows, dim))
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    made: np.ndarray = found / np.linalg.norm(found, axis=1, keepdims=True)
+    return made
 
 
 def make_store(

@@ -58,7 +58,7 @@ def test_what_is_kept_can_be_loaded(
     count = int(0.4 * len(pairs))
     between = (scores[count - 1] + scores[count]) / 2
     options = {"keep": 0.4} if by == "keep" else {"min_score": between}
-    found = filter_pairs(store, tmp_path / "kept", **options)
+    found = filter_pairs(store, tmp_path / "kept", **options)  # type: ignore[arg-type]
     best = [(id, caption) for id, caption, score in pairs if score > between]
     assert (found.pairs, found.kept) == (len(pairs), len(best)) == (21, 8)
     assert found.threshold == pytest.approx(scores[count - 1], abs=1e-4)
@@ -88,7 +88,7 @@ def test_a_store_without_files_gives_the_scores_alone(tmp_path: Path) -> None:
 def test_what_cannot_be_filtered(store: EmbeddingStore, photos: Path, tmp_path: Path) -> None:
     for options in ({}, {"keep": 0.5, "min_score": 0.1}, {"keep": 0.0}, {"min_score": 2.0}):
         with pytest.raises(ConfigError):
-            filter_pairs(store, tmp_path / "kept", **options)
+            filter_pairs(store, tmp_path / "kept", **options)  # type: ignore[arg-type]
     with pytest.raises(StoreError, match=r"no pair has a score of 1; the best has"):
         filter_pairs(store, tmp_path / "kept", min_score=1.0)
     with pytest.raises(StoreError, match="is there already"):

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -28,8 +30,8 @@ TABLE = pa.table(
     ],
     ids=["one", "both", "empty", "flag", "nothing", "expression"],
 )
-def test_values_and_expressions(given: object, rows: list[int]) -> None:
-    expression, columns = as_expression(given, TABLE.schema)  # type: ignore[arg-type]
+def test_values_and_expressions(given: Any, rows: list[int]) -> None:
+    expression, columns = as_expression(given, TABLE.schema)
     needed = TABLE.select([*columns, "row"] if "row" not in columns else columns)
     assert needed.filter(expression)["row"].to_pylist() == rows
     assert "embedding" not in columns

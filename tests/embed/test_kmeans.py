@@ -16,7 +16,8 @@ def blobs(sizes: list[int], dim: int = 12) -> tuple[np.ndarray, np.ndarray]:
 
 
 def run(rows: np.ndarray, groups: int, **options: object) -> Groups:
-    return group_rows(Vectors(rows, *rows.shape, str(rows.dtype)), groups, **options)  # type: ignore[arg-type]
+    vectors = Vectors(rows, rows.shape[0], rows.shape[1], str(rows.dtype))
+    return group_rows(vectors, groups, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("block", [16, 8_192])

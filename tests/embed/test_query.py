@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipkit.embed.query import combine, encode_queries
+from clipkit.embed.query import Query, combine, encode_queries
 from clipkit.encode import encode_images, encode_texts
 from clipkit.errors import ImageError, StoreError
 from clipkit.models.dual_encoder import DualEncoder
@@ -12,7 +12,7 @@ from tests.conftest import square
 
 def test_kinds_of_queries_keep_their_order(model: DualEncoder, photos: Path) -> None:
     picture, embedding = square("red"), np.arange(1.0, 17.0)
-    queries = ["a cat", photos / "blue1.png", embedding, "a dog", picture]
+    queries: list[Query] = ["a cat", photos / "blue1.png", embedding, "a dog", picture]
     found = encode_queries(queries, 16, lambda: model)
     texts = encode_texts(model, ["a cat", "a dog"]).numpy()
     images = encode_images(model, [photos / "blue1.png", picture])[0].numpy()

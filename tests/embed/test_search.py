@@ -11,7 +11,9 @@ from tests.embed.stores import unit
 
 def by_hand(stored: np.ndarray, query: np.ndarray, k: int, keep: np.ndarray) -> list[int]:
     """Sort all rows by correctly rounded sums; the earlier row first."""
-    scores = {row: math.fsum(stored[row].astype(float) * query) for row in np.flatnonzero(keep)}
+    scores = {
+        row: math.fsum(stored[row].astype(float) * query) for row in np.flatnonzero(keep).tolist()
+    }
     return sorted(scores, key=lambda row: (-round(scores[row], 13), row))[:k]
 
 

@@ -1,7 +1,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +21,7 @@ PATHS = [f"/photos/{id}.jpg" for id in IDS]
 
 
 def both(folder: Path, shard_rows: int) -> EmbeddingStore:
-    columns = {"path": PATHS, "year": list(range(8))}
+    columns: dict[str, Sequence[Any]] = {"path": PATHS, "year": list(range(8))}
     return make_store(
         folder,
         unit(8, 4),
