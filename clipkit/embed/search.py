@@ -5,7 +5,9 @@ be from the true one is known, so only rows that come that near to the best so f
 again in float64. The result is that of a search in float64, and memory does not grow with the rows.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -102,20 +104,41 @@ def exact_scores(
 
 
 def _search(vectors: Vectors, queries: np.ndarray, k: int, keep: np.ndarray | None) -> Nearest:
+    """Search parts of the rows in as many threads as torch has, each part in one of them.
+
+    Threads that share a product wait for each other at every block, which costs more than it saves.
+    """
+    threads = torch.get_num_threads()
+    ends = [len(vectors) * part // threads for part in range(threads + 1)]
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            parts = pool.map(
+                lambda span: _search_part(vectors, queries, k, keep, *span), pairwise(ends)
+            )
+            scores, rows = zip(*parts, strict=True)
+    finally:
+        torch.set_num_threads(threads)
+    best, places = np.concatenate(scores, axis=1), np.concatenate(rows, axis=1)
+    order = np.argsort(-best, axis=1, kind="stable")[:, :k]  # earlier parts have earlier rows
+    return np.take_along_axis(best, order, 1), np.take_along_axis(places, order, 1)
+
+
+def _search_part(
+    vectors: Vectors, queries: np.ndarray, k: int, keep: np.ndarray | None, start: int, stop: int
+) -> Nearest:
     best = np.full((len(queries), k), -np.inf)
     places = np.full((len(queries), k), -1, np.int64)
     margin = rounding(vectors.dim)
     single = torch.from_numpy(queries.astype(np.float32)).T.contiguous()
-    for start, block in vectors.blocks(keep=keep):
+    for first, block in vectors.blocks(keep=keep, start=start, stop=stop):
         scores = block @ single
         if keep is not None:
-            mask = torch.from_numpy(keep[start : start + len(block)])
-            scores[~mask] = -torch.inf
+            scores[~torch.from_numpy(keep[first : first + len(block)])] = -torch.inf
         floor = torch.from_numpy(best[:, -1] - margin)
         at, query = _candidates(scores, floor, k, margin)
         if len(at):
-            exact = _score(block, queries, at, query)
-            _merge(best, places, query, exact, at + start)
+            _merge(best, places, query, _score(block, queries, at, query), at + first)
     return best, places
 
 

@@ -33,8 +33,8 @@ SEARCH = "search"
 IN_MEMORY = 32 << 20
 """Embeddings of up to so many bytes are held in memory, without a file."""
 
-BLOCK_ROWS = 8_192
-"""Rows a block: large enough for two threads, small enough for a processor's cache."""
+BLOCK_ROWS = 2_048
+"""Rows a block: few enough to stay in the cache of one core from reading to multiplying."""
 
 _LOCKED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _HEADER = 128  # bytes before the numbers, whatever the shape: numpy leaves room for it to grow
@@ -74,7 +74,12 @@ class Vectors:
         return self.rows
 
     def blocks(
-        self, size: int = BLOCK_ROWS, *, keep: np.ndarray | None = None, start: int = 0
+        self,
+        size: int = BLOCK_ROWS,
+        *,
+        keep: np.ndarray | None = None,
+        start: int = 0,
+        stop: int | None = None,
     ) -> Iterator[tuple[int, Float[Tensor, "rows dim"]]]:
         """Yield the first row's number and some rows as float32; the next block overwrites them.
 
@@ -82,16 +87,18 @@ class Vectors:
             size: rows a block.
             keep: for each row whether it matters; blocks where none does are not read.
             start: the first row to yield.
+            stop: the row after the last one; all that follow when `None`.
         """
+        end = self.rows if stop is None else stop
         stored = np.empty((size, self.dim), self.dtype)
         single = torch.empty(size, self.dim)
         with self._reading() as read:
-            for first in range(start, self.rows, size):
-                stop = min(first + size, self.rows)
-                if keep is not None and not keep[first:stop].any():
+            for first in range(start, end, size):
+                after = min(first + size, end)
+                if keep is not None and not keep[first:after].any():
                     continue
-                block = single[: stop - first]
-                block.copy_(torch.from_numpy(read(first, stored[: stop - first])))
+                block = single[: after - first]
+                block.copy_(torch.from_numpy(read(first, stored[: after - first])))
                 yield first, block
 
     def take(self, rows: Sequence[int] | Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows dim"]:

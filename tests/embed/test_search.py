@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from clipkit.embed import search
 from clipkit.embed.search import exact_scores, nearest_rows, rounding
@@ -21,8 +22,14 @@ def by_hand(stored: np.ndarray, query: np.ndarray, k: int, keep: np.ndarray) -> 
 @pytest.mark.parametrize("k", [1, 5, 300])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("filtered", [False, True])
+@pytest.mark.parametrize("threads", [1, 3])
 def test_rows_equal_a_full_sort_in_float64(
-    block: int, k: int, dtype: str, filtered: bool, monkeypatch: pytest.MonkeyPatch
+    block: int,
+    k: int,
+    dtype: str,
+    filtered: bool,
+    threads: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(search, "QUERIES", 3)
     stored = unit(200, 24).astype(dtype)
@@ -32,7 +39,12 @@ def test_rows_equal_a_full_sort_in_float64(
     keep = np.arange(200) % 3 > 0 if filtered else np.ones(200, bool)
     vectors = Vectors(stored, 200, 24, dtype)
     monkeypatch.setattr(Vectors.blocks, "__defaults__", (block,))
-    scores, rows = nearest_rows(vectors, queries, k, keep=keep if filtered else None)
+    torch.set_num_threads(threads)
+    try:
+        scores, rows = nearest_rows(vectors, queries, k, keep=keep if filtered else None)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(1)
     expected = [by_hand(stored, query, k, keep) for query in queries]
     assert rows.tolist() == expected
     for at, query in enumerate(queries):

@@ -28,6 +28,7 @@ def test_a_file_gives_what_the_array_gives(tmp_path: Path, dtype: str) -> None:
         keep[17] = True
         assert [start for start, _ in found.blocks(8, keep=keep)] == [16]
         assert [(at, len(part)) for at, part in found.blocks(8, start=18)] == [(18, 8), (26, 4)]
+        assert [(at, len(part)) for at, part in found.blocks(8, start=1, stop=4)] == [(1, 3)]
 
 
 def test_the_file_is_made_once_and_follows_the_shards(
