@@ -60,14 +60,13 @@ def test_hits_are_the_rows_with_all_their_columns(
 @pytest.mark.parametrize("kind", [None, "text"])
 @pytest.mark.parametrize("by", ["label", "several", "expression", "nothing"])
 def test_filters(store: EmbeddingStore, kind: str | None, by: str) -> None:
-    given: Any
-    kept: Callable[[int], bool]
-    given, kept = {
+    cases: dict[str, tuple[Any, Callable[[int], bool]]] = {
         "label": ({"label": "cat"}, lambda row: row % 3 == 0),
         "several": ({"label": ["dog", None]}, lambda row: row % 3 > 0),
         "expression": (pc.field("year") >= 2020, lambda row: row >= 20),
         "nothing": (None, lambda row: row >= 0),
-    }[by]
+    }
+    given, kept = cases[by]
     rows = [row for row in range(30) if kept(row) and kind in (None, KINDS[row])]
     query = unit(1, 6, seed=2)[0]
     hits = store.search(query, k=6, filter=given, kind=kind)
