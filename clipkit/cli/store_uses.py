@@ -97,7 +97,7 @@ def kmeans(
 ) -> None:
     """Put rows into groups of like ones, and show the nearest examples of each."""
     from clipkit.embed.kmeans import group_rows
-    from clipkit.embed.listing import describe, write_listing
+    from clipkit.embed.found_rows import describe, write_listing
     from clipkit.report import terminal
 
     opened, keep = _open(store, kind, out, sheet)
@@ -172,7 +172,7 @@ def _open(
     store: Path, kind: str | None, out: Path | None, sheet: Path | None
 ) -> "tuple[EmbeddingStore, Any]":
     """Open a store; return which rows of it are meant. What cannot be written is refused first."""
-    from clipkit.embed.listing import check_listing
+    from clipkit.embed.found_rows import check_listing
     from clipkit.embed.store import EmbeddingStore
 
     if out is not None:
@@ -206,7 +206,7 @@ def _show(
     sheet: Path | None,
 ) -> None:
     """Print the first rows of what was found, and write and draw it where that is asked for."""
-    from clipkit.embed.listing import describe, write_listing
+    from clipkit.embed.found_rows import describe, write_listing
     from clipkit.report import terminal
 
     console = terminal.out()
@@ -230,7 +230,7 @@ def _draw(
     sheet: Path,
     columns: int = 6,
 ) -> None:
-    from clipkit.embed.listing import describe
+    from clipkit.embed.found_rows import describe
     from clipkit.report import terminal
     from clipkit.report.contact_sheet import Cell, contact_sheet
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 
 from clipkit.data.manifest import write_manifest
 from clipkit.data.rejects import Rejects
-from clipkit.embed.listing import write_listing
+from clipkit.embed.found_rows import write_listing
 from clipkit.embed.pairs import Pairs
 from clipkit.embed.search import exact_scores
 from clipkit.embed.store import EmbeddingStore

@@ -5,8 +5,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from clipkit.embed import listing
-from clipkit.embed.listing import describe, write_listing
+from clipkit.embed import found_rows
+from clipkit.embed.found_rows import describe, write_listing
 from clipkit.errors import StoreError
 from tests.embed.stores import make_store, unit
 
