@@ -5,7 +5,7 @@ import pytest
 
 from clipkit.embed.store import EmbeddingStore
 from tests.cli.conftest import Run
-from tests.embed.stores import make_store, unit
+from tests.embed.made_stores import make_store, unit
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from clipkit.embed.store import EmbeddingStore
 from clipkit.encode import encode_images, encode_texts
 from clipkit.errors import ConfigError, StoreError
 from clipkit.models.dual_encoder import DualEncoder
-from tests.embed.stores import make_store, unit
+from tests.embed.made_stores import make_store, unit
 
 
 @pytest.fixture

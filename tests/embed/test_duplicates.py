@@ -7,7 +7,7 @@ from clipkit.embed import duplicates
 from clipkit.embed.duplicates import Duplicate, find_duplicates
 from clipkit.embed.vectors import Vectors
 from clipkit.errors import ConfigError
-from tests.embed.stores import unit
+from tests.embed.made_stores import unit
 
 
 def by_hand(stored: np.ndarray, threshold: float, kept: list[int]) -> list[Duplicate]:

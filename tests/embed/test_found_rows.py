@@ -8,7 +8,7 @@ import pytest
 from clipkit.embed import found_rows
 from clipkit.embed.found_rows import describe, write_listing
 from clipkit.errors import StoreError
-from tests.embed.stores import make_store, unit
+from tests.embed.made_stores import make_store, unit
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

@@ -11,7 +11,7 @@ from clipkit.embed.from_npy import read_npy
 from clipkit.embed.to_npy import write_npy
 from clipkit.errors import ModelError, StoreError
 from clipkit.models.dual_encoder import DualEncoder
-from tests.embed.stores import unit
+from tests.embed.made_stores import unit
 
 Make = Callable[..., DualEncoder]
 

@@ -8,7 +8,7 @@ from clipkit.embed.index import SearchIndex, build_index, find_index
 from clipkit.embed.search import nearest_rows
 from clipkit.embed.store import EmbeddingStore
 from clipkit.errors import ConfigError, MissingExtraError, StoreError
-from tests.embed.stores import make_store, unit
+from tests.embed.made_stores import make_store, unit
 
 KINDS = ["image", "text"] * 300
 

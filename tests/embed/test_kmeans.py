@@ -4,7 +4,7 @@ import pytest
 from clipkit.embed.kmeans import Groups, group_rows
 from clipkit.embed.vectors import Vectors
 from clipkit.errors import ConfigError, StoreError
-from tests.embed.stores import unit
+from tests.embed.made_stores import unit
 
 
 def blobs(sizes: list[int], dim: int = 12) -> tuple[np.ndarray, np.ndarray]:

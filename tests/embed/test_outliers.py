@@ -5,7 +5,7 @@ from clipkit.embed import outliers
 from clipkit.embed.outliers import find_outliers, neighbour_scores
 from clipkit.embed.vectors import Vectors
 from clipkit.errors import ConfigError, StoreError
-from tests.embed.stores import unit
+from tests.embed.made_stores import unit
 
 
 def by_hand(stored: np.ndarray, k: int, among: list[int]) -> list[float]:

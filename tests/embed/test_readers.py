@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from clipkit.embed.store import EmbeddingStore
-from tests.embed.stores import make_store, unit
+from tests.embed.made_stores import make_store, unit
 
 SHARDS = "shard-*.parquet"
 

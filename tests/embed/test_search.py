@@ -7,7 +7,7 @@ import torch
 from clipkit.embed import search
 from clipkit.embed.search import exact_scores, nearest_rows, rounding
 from clipkit.embed.vectors import Vectors
-from tests.embed.stores import unit
+from tests.embed.made_stores import unit
 
 
 def by_hand(stored: np.ndarray, query: np.ndarray, k: int, keep: np.ndarray) -> list[int]:

@@ -12,7 +12,7 @@ from clipkit.embed.store import EmbeddingStore
 from clipkit.encode import encode_images, encode_texts
 from clipkit.errors import StoreError
 from clipkit.models.dual_encoder import DualEncoder
-from tests.embed.stores import make_store, unit
+from tests.embed.made_stores import make_store, unit
 
 KINDS = ["image", "text"] * 15
 COLUMNS: dict[str, Sequence[Any]] = {

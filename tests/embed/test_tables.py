@@ -5,7 +5,7 @@ import pytest
 
 from clipkit.embed.tables import check_empty
 from clipkit.errors import StoreError
-from tests.embed.stores import make_store, unit
+from tests.embed.made_stores import make_store, unit
 
 
 def test_each_table_is_a_shard(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from clipkit.embed.store import EmbeddingStore
 from clipkit.embed.to_npy import write_npy
 from clipkit.errors import StoreError
-from tests.embed.stores import make_store, unit
+from tests.embed.made_stores import make_store, unit
 
 # An image with two captions, one with none, a caption of a rejected image, one pair, a last image.
 IDS = ["a", "a", "a", "b", "gone", "c", "c", "d"]

@@ -7,7 +7,7 @@ from clipkit.embed import vectors
 from clipkit.embed.store import EmbeddingStore
 from clipkit.embed.vectors import Vectors, find_vectors, write_vectors
 from clipkit.errors import StoreError
-from tests.embed.stores import make_store, unit
+from tests.embed.made_stores import make_store, unit
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

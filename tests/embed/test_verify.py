@@ -13,7 +13,7 @@ from clipkit.embed.store import EmbeddingStore
 from clipkit.embed.verify import verify_store
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.packages import file_sha256
-from tests.embed.stores import make_store, unit
+from tests.embed.made_stores import make_store, unit
 
 KINDS = ["image", "text", "text"] * 4
 IDS = [str(row // 3) for row in range(12)]
