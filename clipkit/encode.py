@@ -111,8 +111,7 @@ def iter_image_features(
     Raises:
         ConfigError: `batch_size` or `workers` is below 1.
     """
-    if batch_size is None:
-        batch_size = 8 if model.device.type == "cpu" else 128
+    batch_size = images_a_batch(model) if batch_size is None else batch_size
     _check_batch_size(batch_size)
     if workers is not None and workers < 1:
         raise ConfigError(f"workers must be at least 1, not {workers}")
@@ -192,15 +191,22 @@ def _image_batches(
             yield ImageBatch(
                 start,
                 [start + at for at, row in enumerate(batch) if not isinstance(row, str)],
-                _encode_pixels(model, pixels, encode),
+                encode_pixels(model, pixels, encode),
                 [(start + at, row) for at, row in enumerate(batch) if isinstance(row, str)],
             )
             start += len(batch)
 
 
-def _encode_pixels(
+def encode_pixels(
     model: DualEncoder, pixels: list[Pixels], encode: EncodeImages
 ) -> Float[Tensor, "images dim"]:
+    """Return the features of images that are scaled and cropped already, in one forward pass.
+
+    Args:
+        model: gives the preprocessing and the device.
+        pixels: of each image.
+        encode: what to run, such as `model.encode_image`.
+    """
     if not pixels:
         return torch.zeros(0, model.dim)
     batch = torch.from_numpy(np.stack(pixels)).to(model.device)
@@ -233,6 +239,11 @@ def _pixels_or_reason(image: ImageSource | None, preprocessing: Preprocessing) -
         return load_pixels(image, preprocessing)
     except ImageError as error:
         return str(error)
+
+
+def images_a_batch(model: DualEncoder) -> int:
+    """Return how many images suit a forward pass: a CPU's caches hold no more of a convolution."""
+    return 8 if model.device.type == "cpu" else 128
 
 
 def _check_batch_size(batch_size: int) -> None:

@@ -38,6 +38,9 @@ class Rows(Protocol):
     def class_names(self, column: str) -> list[str] | None:
         """Return the names that a column's numbers stand for, if the table has them."""
 
+    def types(self) -> Mapping[str, pa.DataType] | None:
+        """Return the type of each column, or `None` where it is seen only row by row."""
+
     def digest(self) -> str:
         """Return a sha256 of the table's content, in hex."""
 
@@ -144,6 +147,13 @@ class ColumnarSamples(Sequence[Sample]):
     def captioned_by(self, templates: Sequence[str]) -> "ColumnarSamples":
         """Return the samples with captions that say their label, see `templates`."""
         return self._like(self._groups, self._starts, templates)
+
+    def metadata_types(self) -> dict[str, pa.DataType] | None:
+        """Return the Arrow type of each metadata column, where the table knows it unread."""
+        types = self._rows.types()
+        if types is None:
+            return None
+        return {name: kind for name, kind in types.items() if name not in self._names.values()}
 
     def rows_digest(self) -> str:
         """Return a sha256 of the table's rows, in hex; images that are files are not read."""

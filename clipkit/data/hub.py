@@ -55,6 +55,10 @@ class HubRows:
         feature = self._features.get(column)
         return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
 
+    def types(self) -> dict[str, pa.DataType]:
+        """Return the type of each column."""
+        return {field.name: field.type for field in self._features.arrow_schema}
+
     def digest(self) -> str:
         """Return a sha256 of all columns, batch after batch."""
         digest = hashlib.sha256(repr(self._features).encode())

@@ -95,6 +95,10 @@ class BatchRows:
         names = feature.get("names") if isinstance(feature, dict) else None
         return [str(name) for name in names] if names else None
 
+    def types(self) -> dict[str, pa.DataType]:
+        """Return the type of each column."""
+        return {field.name: field.type for field in self._schema}
+
     def digest(self) -> str:
         """Return the sha256 of the file."""
         return file_sha256(Path(self.where))

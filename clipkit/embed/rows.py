@@ -1,16 +1,17 @@
 """The rows of a store: which there are, and the parquet columns that they have."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
-from clipkit.data.dataset import Dataset
+from clipkit.data.columnar import ColumnarSamples
+from clipkit.errors import DataError
 from clipkit.types import Sample
 
 WHATS = ("images", "captions", "both")
@@ -18,7 +19,7 @@ WHATS = ("images", "captions", "both")
 DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
 """Precisions that embeddings can be stored in."""
 
-RESERVED = ("id", "kind", "embedding", "caption", "label", "path")
+RESERVED = ("id", "kind", "embedding", "caption", "label", "path", "sha256")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,56 +30,21 @@ class Row:
         sample: the row of the data set.
         kind: "image" or "text".
         text: the caption that is encoded; for an image, the first of its captions or `None`.
+        sha256: in hex, of the image as it is stored, or of the caption.
     """
 
     sample: Sample
     kind: Literal["image", "text"]
     text: str | None
+    sha256: str
 
 
-class ImageRows(Sequence[Row]):
-    """The images of a data set as rows, read when they are asked for.
+def build_schema(samples: Sequence[Sample], *, dim: int, dtype: str) -> pa.Schema:
+    """Return the columns of a store; metadata that is not of one plain type becomes JSON text.
 
-    Args:
-        data: what may read its samples from a disk.
+    A table on disk is asked for its types; other samples are looked at one by one, and of their
+    metadata only the kinds are remembered.
     """
-
-    def __init__(self, data: Dataset) -> None:
-        """Read nothing yet."""
-        self._data = data
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self._data)
-
-    @overload
-    def __getitem__(self, at: int) -> Row: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> list[Row]: ...
-
-    def __getitem__(self, at: int | slice) -> Row | list[Row]:
-        """Read one row, or some."""
-        if isinstance(at, slice):
-            return [self[place] for place in range(*at.indices(len(self)))]
-        return Row(self._data[at], "image", None)
-
-
-def list_rows(data: Dataset, what: str) -> list[Row]:
-    """Return the rows in the order of the data: each image, followed by its captions."""
-    return [row for sample in data for row in _rows_of(sample, what)]
-
-
-def _rows_of(sample: Sample, what: str) -> Iterator[Row]:
-    if what != "captions":
-        yield Row(sample, "image", sample.captions[0] if sample.captions else None)
-    if what != "images":
-        for text in sample.captions:
-            yield Row(sample, "text", text)
-
-
-def build_schema(data: Dataset, *, dim: int, dtype: str) -> pa.Schema:
-    """Return the columns of a store; metadata that is not of one plain type becomes JSON text."""
     columns = [
         pa.field("id", pa.string(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),
@@ -86,17 +52,25 @@ def build_schema(data: Dataset, *, dim: int, dtype: str) -> pa.Schema:
         pa.field("caption", pa.string()),
         pa.field("label", pa.string()),
         pa.field("path", pa.string()),
+        pa.field("sha256", pa.string(), nullable=False),
     ]
-    for key in sorted({key for sample in data for key in sample.metadata}):
-        values = [sample.metadata.get(key) for sample in data]
-        columns.append(pa.field(_column(key), _plain_type(values)))
+    known = samples.metadata_types() if isinstance(samples, ColumnarSamples) else None
+    if known is None:
+        types = {key: _joint_type(kinds) for key, kinds in _kinds(samples).items()}
+    else:
+        types = {key: _plain_type(kind) for key, kind in known.items()}
+    columns += [pa.field(_column(key), types[key]) for key in sorted(types)]
     return pa.schema(columns)
 
 
 def build_table(
     rows: Sequence[Row], embeddings: Float[np.ndarray, "rows dim"], schema: pa.Schema
 ) -> pa.Table:
-    """Put rows and their embeddings into the columns of a store."""
+    """Put rows and their embeddings into the columns of a store.
+
+    Raises:
+        DataError: metadata is not of the type that it was when the columns were chosen.
+    """
     kind = schema.field("embedding").type
     flat = embeddings.astype(kind.value_type.to_pandas_dtype()).reshape(-1)
     columns: dict[str, Any] = {
@@ -105,7 +79,8 @@ def build_table(
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(flat), kind.list_size),
         "caption": [row.text for row in rows],
         "label": [row.sample.label for row in rows],
-        "path": [_path(row.sample) for row in rows],
+        "path": [path_of(row.sample) for row in rows],
+        "sha256": [row.sha256 for row in rows],
     }
     named = {_column(key): key for row in rows for key in row.sample.metadata}
     for field in schema:
@@ -113,13 +88,29 @@ def build_table(
             key = named.get(field.name, field.name)
             values = [row.sample.metadata.get(key) for row in rows]
             if field.type == pa.string():
-                values = [v if v is None or isinstance(v, str) else _json(v) for v in values]
+                values = [v if v is None or isinstance(v, str) else as_json(v) for v in values]
             columns[field.name] = values
-    return pa.table(
-        [pa.array(columns[f.name], f.type) if f.name != "embedding" else columns[f.name]
-         for f in schema],
-        schema=schema,
-    )  # fmt: skip
+    arrays = [_cells(columns[field.name], field) for field in schema]
+    return pa.table(arrays, schema=schema)
+
+
+def path_of(sample: Sample) -> str | None:
+    """Return the path of a sample's image, where that is a file."""
+    return str(sample.image) if isinstance(sample.image, Path) else None
+
+
+def as_json(value: Any) -> str:
+    """Write any value as JSON; what JSON does not know is written as Python does."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _cells(values: Any, field: pa.Field) -> pa.Array:
+    if isinstance(values, pa.Array):
+        return values
+    try:
+        return pa.array(values, field.type)
+    except (pa.ArrowException, OverflowError, TypeError) as error:
+        raise DataError(f"column {field.name!r} changed while it was read: {error}") from error
 
 
 def _column(key: str) -> str:
@@ -127,20 +118,35 @@ def _column(key: str) -> str:
     return f"metadata_{key}" if key in RESERVED else key
 
 
-def _plain_type(values: Sequence[Any]) -> pa.DataType:
-    kinds = {type(value) for value in values if value is not None}
-    if kinds == {bool}:
+def _kinds(samples: Sequence[Sample]) -> dict[str, set[str]]:
+    """Return of which kinds the values of each metadata key are."""
+    found: dict[str, set[str]] = {}
+    for sample in samples:
+        for key, value in sample.metadata.items():
+            kinds = found.setdefault(key, set())
+            if value is not None:
+                kinds.add(_kind(value))
+    return found
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return "int" if abs(value) < 2**63 else "float"
+    return type(value).__name__
+
+
+def _joint_type(kinds: set[str]) -> pa.DataType:
+    if kinds == {"bool"}:
         return pa.bool_()
-    if kinds == {int} and all(abs(v) < 2**63 for v in values if v is not None):
+    if kinds == {"int"}:
         return pa.int64()
-    if kinds and kinds <= {int, float}:
-        return pa.float64()
-    return pa.string()
+    return pa.float64() if kinds and kinds <= {"int", "float"} else pa.string()
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _path(sample: Sample) -> str | None:
-    return str(sample.image) if isinstance(sample.image, Path) else None
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return what a column of a table becomes."""
+    if pa.types.is_boolean(kind) or pa.types.is_uint64(kind):
+        return kind
+    if pa.types.is_integer(kind):
+        return pa.int64()
+    return pa.float64() if pa.types.is_floating(kind) else pa.string()

@@ -1,11 +1,15 @@
 """The embedding store: parquet shards and a `store.json` that says what is in them.
 
     store.json            model, preprocessing, data, dim, dtype, and each shard's rows and sha256
-    shard-00000.parquet   id, kind (image or text), embedding, caption, label, path, metadata
+    shard-00000.parquet   id, kind (image or text), embedding, caption, label, path, metadata, and
+                          the sha256 of the image as it is stored, or of the caption
     rejects.parquet       rows of the input that are in no shard, with the reason
+    .work                 only while the store is being written, see `clipkit.embed.work`
 
 Files appear by atomic rename, so a shard exists whole or not at all. `datasets`, pandas, polars and
-DuckDB read the shards as they are.
+DuckDB read the shards as they are. Where a collection changed, shards whose rows changed are
+written under new names (`shard-00003-2.parquet`), the store becomes the new one by the rename of
+`store.json`, and then what that no longer names is removed.
 """
 
 import json
@@ -29,19 +33,31 @@ from clipkit.models import DualEncoder, load
 from clipkit.packages import replace_file
 from clipkit.types import Reject
 
-FORMAT = 1
+FORMAT = 2
 INFO = "store.json"
 REJECTS = "rejects.parquet"
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One file of a store: its name, its rows, the input rows it covers, and its sha256."""
+    """One file of a store.
+
+    Attributes:
+        file: its name.
+        rows: in the file.
+        covers: rows of the input that it is made from, those rejected included.
+        sha256: of the file, in hex.
+        skipped: samples of the input that had nothing to embed.
+        listing: a sha256 of the samples' texts and the state of their images on the disk: while it
+            is what it was, the images need not be read again. Empty where nobody knows.
+    """
 
     file: str
     rows: int
     covers: int
     sha256: str
+    skipped: int = 0
+    listing: str = ""
 
 
 @dataclass(slots=True)
@@ -56,12 +72,15 @@ class StoreInfo:
         dim: width of an embedding.
         dtype: float32 or float16.
         normalised: embeddings have length 1.
-        shard_rows: input rows that a shard covers.
-        input_rows: rows to be embedded, those rejected included.
+        shard_rows: samples of the input that a shard is made from.
+        input_rows: rows to be embedded, those rejected included; a guess until it is complete.
+        precision: in which the model computed, float32 or bf16.
         rows: rows in the shards.
         rejected: rows in `rejects.parquet`.
+        skipped: samples that had nothing to embed, and are not counted as rows.
         complete: every input row is in a shard or rejected.
         shards: the files, in order.
+        rejects: the file of the rows that are in no shard.
         format: version of this description.
     """
 
@@ -74,10 +93,13 @@ class StoreInfo:
     shard_rows: int
     input_rows: int
     normalised: bool = True
+    precision: str = "float32"
     rows: int = 0
     rejected: int = 0
+    skipped: int = 0
     complete: bool = False
     shards: list[Shard] = field(default_factory=list)
+    rejects: str = REJECTS
     format: int = FORMAT
 
     def write(self, folder: Path) -> None:
@@ -98,7 +120,52 @@ class StoreInfo:
             raise StoreError(f"{folder} is no embedding store: it has no {INFO}") from None
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{path} is damaged: {error!r}") from None
-        raise StoreError(f"{path} has format {found!r}; this clipkit reads format {FORMAT}")
+        raise StoreError(
+            f"{path} has format {found!r}; this clipkit reads format {FORMAT}: embed anew"
+        )
+
+    def miscounts(self, listed: int) -> list[str]:
+        """Return what does not add up, nothing when every row of the input is accounted for.
+
+        Args:
+            listed: how many rows the file of rejects has.
+        """
+        problems = []
+        held = sum(shard.rows for shard in self.shards)
+        covered = sum(shard.covers for shard in self.shards)
+        skipped = sum(shard.skipped for shard in self.shards)
+        if held != self.rows:
+            problems.append(f"the shards hold {held} rows, not the {self.rows} of {INFO}")
+        if listed != self.rejected:
+            problems.append(
+                f"{self.rejects} lists {listed} rows, not the {self.rejected} of {INFO}"
+            )
+        if self.rows + self.rejected != self.input_rows or covered > self.input_rows:
+            problems.append(
+                f"{self.rows + self.rejected} rows are accounted for, of {self.input_rows}"
+            )
+        if skipped != self.skipped:
+            problems.append(f"the shards skipped {skipped} samples, not {self.skipped}")
+        return problems
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """How the rows of a store came about, in the runs that made it what it is now.
+
+    Attributes:
+        encoded: rows that a model computed.
+        reused: rows that the store had before.
+        removed: rows that the store had and the input has no longer.
+        redone: files that were damaged, and were made again.
+        is_main: this process put the store together; false in the others that helped.
+    """
+
+    encoded: int = 0
+    reused: int = 0
+    removed: int = 0
+    redone: tuple[str, ...] = ()
+    is_main: bool = True
 
 
 class EmbeddingStore(Searchable):
@@ -110,6 +177,7 @@ class EmbeddingStore(Searchable):
     Attributes:
         path: the folder.
         info: what `store.json` holds.
+        made: how it came about, where `clipkit.embed` returned it.
 
     Raises:
         StoreError: when it is no store, or an export that was not finished.
@@ -131,6 +199,7 @@ class EmbeddingStore(Searchable):
                 f"{self.path} is not finished ({done} of {self.info.input_rows} rows): run the same"
                 " `clipkit embed` again and it goes on from there"
             )
+        self.made: Made | None = None
         self._model: DualEncoder | None = None
         super().__init__()
 
@@ -167,16 +236,16 @@ class EmbeddingStore(Searchable):
 
     def rejected_places(self) -> dict[int, str]:
         """Return which of the rows to be embedded are in no shard, with the reason."""
-        if not (self.path / REJECTS).is_file():
+        if not (self.path / self.info.rejects).is_file():
             return {}
-        table = pq.read_table(self.path / REJECTS, columns=["row", "reason"])
+        table = pq.read_table(self.path / self.info.rejects, columns=["row", "reason"])
         return {row["row"]: row["reason"] for row in table.to_pylist() if row["row"] >= 0}
 
     def rejects(self) -> list[Reject]:
         """Return the rows of the input that are in no shard, with the reason."""
-        if not (self.path / REJECTS).is_file():
+        if not (self.path / self.info.rejects).is_file():
             return []
-        table = pq.read_table(self.path / REJECTS, columns=["id", "reason", "where"])
+        table = pq.read_table(self.path / self.info.rejects, columns=["id", "reason", "where"])
         return [Reject(**row) for row in table.to_pylist()]
 
     def verify(self) -> list[str]:

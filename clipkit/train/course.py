@@ -9,6 +9,7 @@ import torch
 
 from clipkit.errors import ConfigError, Interrupted
 from clipkit.models.dual_encoder import DualEncoder
+from clipkit.signals import StopSignals
 from clipkit.train.batches import PairBatches
 from clipkit.train.checkpoint import (
     Checkpoints,
@@ -23,7 +24,6 @@ from clipkit.train.kept import Kept, Selection
 from clipkit.train.processes import told_by_main, wait_for_everyone
 from clipkit.train.run_log import RunFolder
 from clipkit.train.scores import Scores, Scoring, flatten, score
-from clipkit.train.signals import StopSignals
 from clipkit.types import Reject
 
 SAVE = 1

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from clipkit.data.dataset import Dataset
 from clipkit.data.rejects import Rejects
-from clipkit.embed.export import Encoded, fill_store
-from clipkit.embed.rows import ImageRows, Row, build_schema
+from clipkit.embed.fill import fill_store
+from clipkit.embed.rows import build_schema
 from clipkit.embed.store import EmbeddingStore, StoreInfo
-from clipkit.encode import encode_images, encode_texts, inference
+from clipkit.embed.stream import Encoder
+from clipkit.encode import inference
 from clipkit.errors import DataError, RejectedError, StoreError
 from clipkit.evaluate.encoder import DirectEncoder, check_rejects
 from clipkit.models.dual_encoder import DualEncoder, state_digest
@@ -111,21 +112,15 @@ class FeatureCache:
         tower = model.image_tower
         key = self._key("image", tower, settings, data.fingerprint())
 
-        def encode(rows: Sequence[Row], progress: Progress | None) -> Encoded:
-            features, kept, errors = encode_images(
-                model,
-                [row.sample.image for row in rows],
-                encode=(lambda images: tower(images.flip(-1))) if mirrored else tower,
-                progress=progress,
-            )
-            return features.numpy(), kept, errors
-
+        encode = (lambda images: tower(images.flip(-1))) if mirrored else tower
         size = model.preprocessing.size
         blank = torch.zeros(1, 3, size, size, device=model.device)
         what = f"{'mirrored ' * mirrored}images of {data.name}"
-        rows = ImageRows(data)
+        encoder = Encoder(model, images=encode)
         try:
-            features, bad = self._get(key, model, rows, what, encode, lambda: tower(blank))
+            features, bad = self._get(
+                key, encoder, data.samples, "images", what, lambda: tower(blank)
+            )
         except RejectedError:
             raise DataError(
                 f"{data.name}: none of its {len(data)} rows has an image that can be read"
@@ -150,19 +145,13 @@ class FeatureCache:
         settings = json.dumps([model.context_length, model.long_texts, build], sort_keys=True)
         key = self._key("text", model.text_tower, settings, digest)
 
-        def encode(rows: Sequence[Row], progress: Progress | None) -> Encoded:
-            captions = [row.text or "" for row in rows]
-            features = encode_texts(
-                model, captions, encode=model.text_tower_features, progress=progress
-            )
-            return features.numpy(), [*range(len(rows))], []
-
         def probe() -> Tensor:
             tokens = {name: value.to(model.device) for name, value in model.tokenize(["a"]).items()}
             return model.text_tower_features(tokens)
 
-        rows = [Row(Sample(str(at), None), "text", text) for at, text in enumerate(texts)]
-        return self._get(key, model, rows, what, encode, probe)[0]
+        samples = [Sample(str(at), None, (text,)) for at, text in enumerate(texts)]
+        encoder = Encoder(model, texts=model.text_tower_features)
+        return self._get(key, encoder, samples, "captions", what, probe)[0]
 
     def _key(self, kind: str, tower: nn.Module, settings: str, content: str) -> str:
         """Return the name of what is cached."""
@@ -174,20 +163,20 @@ class FeatureCache:
     def _get(
         self,
         key: str,
-        model: DualEncoder,
-        rows: Sequence[Row],
+        encoder: Encoder,
+        samples: Sequence[Sample],
+        kind: str,
         what: str,
-        encode: Callable[[Sequence[Row], Progress | None], Encoded],
         probe: Callable[[], Tensor],
     ) -> tuple[Float[Tensor, "rows features"], dict[int, str]]:
         """Look in memory, then on disk, then encode what is not there.
 
         Args:
             key: names what is kept.
-            model: whose tower it is.
-            rows: what is encoded.
+            encoder: runs the tower.
+            samples: what is encoded.
+            kind: of them, "images" or "captions".
             what: names them in reports.
-            encode: encodes the rows of a shard.
             probe: encodes anything, to see how wide features are.
 
         Returns:
@@ -195,7 +184,7 @@ class FeatureCache:
         """
         if key in self._memory:
             return self._memory[key]
-        folder = self.folder / key
+        folder, model = self.folder / key, encoder.model
         with _only_one(folder):
             if not _whole(folder):
                 with inference(model):
@@ -204,16 +193,18 @@ class FeatureCache:
                     model={"name": model.name, "fingerprint": key},
                     preprocessing=asdict(model.preprocessing),
                     data={"name": what, "fingerprint": key},
-                    what="features of a tower",
+                    what=kind,
                     dim=dim,
                     dtype="float32",
                     shard_rows=SHARD,
-                    input_rows=len(rows),
+                    input_rows=len(samples),
                     normalised=False,
                 )
-                schema = build_schema(Dataset("", []), dim=dim, dtype=info.dtype)
+                schema = build_schema([], dim=dim, dtype=info.dtype)
                 rejects, progress = Rejects(1.0), self._progress(what)
-                fill_store(folder, info, rows, schema, encode, rejects=rejects, progress=progress)
+                fill_store(
+                    folder, info, samples, schema, encoder, rejects=rejects, progress=progress
+                )
             store = EmbeddingStore(folder)
         self._memory[key] = (torch.from_numpy(store.embeddings()), store.rejected_places())
         return self._memory[key]

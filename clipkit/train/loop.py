@@ -14,6 +14,7 @@ from clipkit.errors import ClipkitError
 from clipkit.evaluate.encoder import check_rejects
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.projections import Projection
+from clipkit.signals import StopSignals
 from clipkit.train.batches import BatchSettings, PairBatch, PairBatches
 from clipkit.train.checkpoint import CheckpointSettings
 from clipkit.train.class_directions import ClassDirections
@@ -27,7 +28,6 @@ from clipkit.train.optim import OptimSettings, build_optimizer, set_learning_rat
 from clipkit.train.processes import make_accelerator, tracking
 from clipkit.train.run_log import RunFolder
 from clipkit.train.scores import Scores, Scoring
-from clipkit.train.signals import StopSignals
 from clipkit.train.teacher import Teacher, TeacherSettings
 from clipkit.train.watch import StepReport, Watch
 

@@ -37,6 +37,7 @@ from clipkit.data.dataset import Dataset, text_key
 from clipkit.data.preprocess import normalize
 from clipkit.losses import ClipLoss
 from clipkit.models import load
+from clipkit.signals import StopSignals
 from clipkit.train.batches import PairBatch, PairBatches
 from clipkit.train.checkpoint import CheckpointSettings
 from clipkit.train.course import Course, Scorings
@@ -48,7 +49,6 @@ from clipkit.train.objective import Objective
 from clipkit.train.optim import OptimSettings, build_optimizer
 from clipkit.train.processes import make_accelerator
 from clipkit.train.run_log import RunFolder
-from clipkit.train.signals import StopSignals
 from clipkit.types import Preprocessing
 
 ARCHITECTURE = "ViT-B-32"

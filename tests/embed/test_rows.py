@@ -1,35 +1,23 @@
 import numpy as np
 import pyarrow as pa
 
-from clipkit.data import Dataset
-from clipkit.embed.rows import build_schema, build_table, list_rows
+from clipkit.embed.rows import Row, build_schema, build_table
 from clipkit.types import Sample
 from tests.conftest import square
 
-DATA = Dataset(
-    "d",
-    [
-        Sample("a", square("red"), ("one", "two"), "x", {"n": 1, "mixed": [1, 2], "id": "kept"}),
-        Sample("b", square("red"), (), None, {"n": 2, "mixed": "text", "flag": True}),
-    ],
-)
+DATA = [
+    Sample("a", square("red"), ("one", "two"), "x", {"n": 1, "mixed": [1, 2], "id": "kept"}),
+    Sample("b", square("red"), (), None, {"n": 2, "mixed": "text", "flag": True}),
+]
 
 
-def test_the_rows_are_those_asked_for_in_order() -> None:
-    kinds = {
-        what: [(row.sample.id, row.kind, row.text) for row in list_rows(DATA, what)]
-        for what in ("images", "captions", "both")
-    }
-    assert kinds["images"] == [("a", "image", "one"), ("b", "image", None)]
-    assert kinds["captions"] == [("a", "text", "one"), ("a", "text", "two")]
-    assert kinds["both"] == [kinds["images"][0], *kinds["captions"], kinds["images"][1]]
+ROWS = [Row(sample, "image", None, f"{at:064x}") for at, sample in enumerate(DATA)]
 
 
 def test_columns_have_plain_types_and_metadata_survives() -> None:
     schema = build_schema(DATA, dim=3, dtype="float16")
-    rows = list_rows(DATA, "images")
     embeddings = np.array([[0.5, 0.25, 0.125], [1, 2, 3]], np.float32)
-    table = build_table(rows, embeddings, schema)
+    table = build_table(ROWS, embeddings, schema)
     assert table.schema.field("embedding").type == pa.list_(pa.float16(), 3)
     assert table["embedding"].to_pylist() == embeddings.tolist()
     assert table["n"].to_pylist() == [1, 2]
@@ -42,7 +30,6 @@ def test_columns_have_plain_types_and_metadata_survives() -> None:
 
 def test_a_shard_without_some_metadata_has_the_same_columns() -> None:
     schema = build_schema(DATA, dim=1, dtype="float32")
-    rows = list_rows(DATA, "images")
-    table = build_table(rows[1:], np.zeros((1, 1), np.float32), schema)
+    table = build_table(ROWS[1:], np.zeros((1, 1), np.float32), schema)
     assert table.schema == schema
     assert table["metadata_id"].to_pylist() == [None]

@@ -12,6 +12,7 @@ from clipkit.data import Dataset, load_data
 from clipkit.errors import ConfigError, Interrupted
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.trainable import set_trainable
+from clipkit.signals import StopSignals
 from clipkit.train.batches import BatchSettings, PairBatches
 from clipkit.train.checkpoint import CheckpointSettings, read_state
 from clipkit.train.course import SAVE, Course, Scorings
@@ -20,7 +21,6 @@ from clipkit.train.kept import Selection
 from clipkit.train.optim import OptimSettings, build_optimizer
 from clipkit.train.run_log import RunFolder
 from clipkit.train.scores import Scoring
-from clipkit.train.signals import StopSignals
 
 NEVER = CheckpointSettings(every_minutes=0)
 

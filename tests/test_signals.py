@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from clipkit.errors import Interrupted
-from clipkit.train.signals import STOPPING, StopSignals
+from clipkit.signals import STOPPING, StopSignals
 
 
 def send(number: int) -> None:
