@@ -172,14 +172,15 @@ class _Loop:
                 self._count(chunk)
                 ends = self._ends_unit(chunk.stop)
                 late = time.monotonic() - saved >= SAVE_SECONDS
-                asked = self.stop is not None and self.stop.number
+                asked = bool(self.stop and self.stop.number)  # one that comes later waits
                 if ends or late or asked or self._too_many():
                     self._save(chunks, ends)
                     chunks, saved = [], time.monotonic()
                     self._tell_of_all()
                 elif self.progress is not None and self.work.share.count == 1:
                     self.progress(self.done, len(self.samples))
-                self._stop_if_asked()
+                if asked:
+                    self._stop_if_asked()
                 self.rejects.check(self.rows)
         finally:
             for lock in self.locks.values():

@@ -1,4 +1,4 @@
-"""The end of the work on a store: shards of parts, the list of rejects, and the new `store.json`."""
+"""The end of the work on a store: shards of parts, the list of rejects, the new `store.json`."""
 
 import hashlib
 import io

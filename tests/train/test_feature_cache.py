@@ -45,8 +45,7 @@ def test_towers_are_run_once_over_runs(
     data = load_data(corrupt)
     first = FeatureCache(tmp_path).image_tower(still, data)
     FeatureCache(tmp_path).text_tower(still, ["a cat"])
-    monkeypatch.setattr(feature_cache, "encode_images", None)
-    monkeypatch.setattr(feature_cache, "encode_texts", None)
+    monkeypatch.setattr(feature_cache, "fill_store", None)
     again = FeatureCache(tmp_path)
     assert torch.equal(again.image_tower(still, data)[0], first[0])
     again.text_tower(still, ["a cat"])
@@ -115,7 +114,7 @@ def test_an_encoding_that_was_killed_goes_on(
     monkeypatch.setattr(feature_cache, "SHARD", 7)
 
     def killed(what: str, done: int, total: int | None) -> None:
-        if done > 14:
+        if done >= 14:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
