@@ -1,49 +1,106 @@
 """`clipkit embed`: the embeddings of a whole collection."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from clipkit.data import Dataset
+    from clipkit.embed.store import EmbeddingStore, Made
+    from clipkit.types import Progress
 
 
 def embed(
     data: Annotated[
-        str, typer.Argument(help="A name of `clipkit data`, a manifest, a table or a folder.")
+        list[str],
+        typer.Argument(
+            help="A name of `clipkit data`, a manifest, a table or a folder; or image files, or a"
+            " text file that names one a line, or - for such lines from stdin."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The store's folder.")],
     model: Annotated[
         str, typer.Option(help="starter, or a folder that clipkit wrote.")
     ] = "starter",
     what: Annotated[str, typer.Option(help="images, captions or both.")] = "images",
-    dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
-    shard_rows: Annotated[int, typer.Option(help="Rows a file of the store covers.")] = 10_000,
+    dtype: Annotated[str, typer.Option(help="float32 or float16, for what is stored.")] = "float32",
+    shard_rows: Annotated[
+        int, typer.Option(help="Rows a file of the store is made from.")
+    ] = 10_000,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images a forward pass; what suits the device unless said.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="float32, bf16 or auto, for the model's towers.")
+    ] = "float32",
+    device: Annotated[
+        str | None,
+        typer.Option(help="Such as cuda; the CPU, or of several processes each its GPU."),
+    ] = None,
     max_rejected: Annotated[
         float, typer.Option(help="Largest share of rows that may be unusable.")
     ] = 0.01,
 ) -> None:
-    """Encode a collection into a store of parquet files; run again, it goes on where it was."""
-    from clipkit.data import load_data
+    """Encode a collection into a store of parquet files, or what is new in it.
+
+    Run again after a kill, it goes on where it was; run again on a collection that changed, it
+    encodes what is new. `accelerate launch -m clipkit embed ...` shares the work among processes.
+    """
     from clipkit.embed.export import embed as run
     from clipkit.report import terminal
 
     with terminal.bars() as follow:
         store = run(
             model,
-            load_data(data, progress=follow("drawing pictures")),
+            _read(data, follow("drawing pictures")),
             out,
             what=what,
             dtype=dtype,
             shard_rows=shard_rows,
+            batch_size=batch_size,
+            precision=precision,
+            device=device,
             max_rejected=max_rejected,
             progress=follow("rows embedded"),
         )
-    info = store.info
-    console = terminal.out()
+    if store.made is not None and store.made.is_main:
+        _tell(store, store.made)
+
+
+def _read(data: list[str], progress: "Progress") -> "Dataset":
+    """Return the data that the words of a command line mean."""
+    from clipkit.data import load_data
+    from clipkit.data.decode import IMAGE_SUFFIXES
+    from clipkit.data.paths import list_paths, read_path_list
+
+    first = data[0]
+    if len(data) > 1 or Path(first).suffix.lower() in IMAGE_SUFFIXES:
+        return list_paths(data)
+    if first == "-":
+        return list_paths((line.rstrip("\r\n") for line in sys.stdin), "stdin")
+    if Path(first).suffix.lower() == ".txt" and Path(first).is_file():
+        return read_path_list(Path(first))
+    return load_data(first, progress=progress)
+
+
+def _tell(store: "EmbeddingStore", made: "Made") -> None:
+    """Say on the terminal what a store holds, and how that came about."""
+    from clipkit.report import terminal
+
+    info, console = store.info, terminal.out()
     console.print(f"store  {store.path}  ({info.rows} rows of {info.dim} numbers, {info.dtype})")
+    skipped = f", {info.skipped} skipped" if info.skipped else ""
+    console.print(
+        f"rows   {info.rows} = {made.encoded} encoded + {made.reused} reused;"
+        f" {info.rejected} rejected{skipped}, {made.removed} removed"
+    )
+    for name in made.redone:
+        console.print(f"{name} was damaged or missing, and is made again", markup=False)
     if info.rejected:
-        where = store.path / "rejects.parquet"
         rows = f"{info.rejected} row{'s' * (info.rejected != 1)}"
-        console.print(f"{rows} could not be used: {where}")
+        console.print(f"{rows} could not be used: {store.path / info.rejects}")
         for row in store.rejects()[:5]:
             console.print(f"  {row.id}: {row.reason}", markup=False)
     console.print(f'next   clipkit search {store.path} "words to look for"', soft_wrap=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -22,7 +23,7 @@ from clipkit.embed.work import WORK, WorkFolder
 from clipkit.errors import ConfigError, DataError, StoreError, did_you_mean
 from clipkit.launch import Share, told_by_launcher, told_to_use_cpu
 from clipkit.models import DualEncoder, load
-from clipkit.models.precision import Precision
+from clipkit.models.precision import PRECISIONS, Precision
 from clipkit.signals import StopSignals
 from clipkit.types import Progress
 
@@ -36,7 +37,7 @@ def embed(
     shard_rows: int = 10_000,
     dtype: str = "float32",
     batch_size: int | None = None,
-    precision: Precision = "float32",
+    precision: str = "float32",
     device: str | None = None,
     max_rejected: float = 0.01,
     progress: Progress | None = None,
@@ -74,7 +75,7 @@ def embed(
     Example:
         >>> store = embed("starter", "photos/", "store/")  # doctest: +SKIP
     """
-    check_options(what, dtype, shard_rows, batch_size)
+    check_options(what, dtype, shard_rows, batch_size, precision)
     share = told_by_launcher()
     with StopSignals() as stop, WorkFolder(check_folder(Path(out)), share) as work:
         with stop.at_once():
@@ -96,12 +97,17 @@ def embed(
         )
 
 
-def check_options(what: str, dtype: str, shard_rows: int, batch_size: int | None) -> None:
+def check_options(
+    what: str, dtype: str, shard_rows: int, batch_size: int | None, precision: str
+) -> None:
     """Raise ConfigError for an option that cannot be used."""
     if what not in WHATS:
         raise ConfigError(f"what: {what!r} is unknown{did_you_mean(what, WHATS)}")
     if dtype not in DTYPES:
         raise ConfigError(f"dtype: {dtype!r} is unknown{did_you_mean(dtype, DTYPES)}")
+    if precision not in PRECISIONS:
+        near = did_you_mean(precision, PRECISIONS)
+        raise ConfigError(f"precision: {precision!r} is unknown{near}")
     if shard_rows < 1:
         raise ConfigError(f"shard_rows must be at least 1, not {shard_rows}")
     if batch_size is not None and batch_size < 1:
@@ -133,14 +139,14 @@ def find_data(data: str | Path | Dataset | Sequence[str | Path], what: str) -> D
 
 
 def find_model(
-    model: str | Path | DualEncoder, precision: Precision, device: str | None, share: Share
+    model: str | Path | DualEncoder, precision: str, device: str | None, share: Share
 ) -> DualEncoder:
     """Return the model, on this process's device."""
     if isinstance(model, DualEncoder):
         return model
     if device is None and share.count > 1 and torch.cuda.is_available() and not told_to_use_cpu():
         device = f"cuda:{share.local_rank % torch.cuda.device_count()}"
-    return load(model, precision=precision, device=device)
+    return load(model, precision=cast(Precision, precision), device=device)
 
 
 def describe(

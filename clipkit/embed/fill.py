@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from clipkit.data.rejects import Rejects
-from clipkit.embed.finish import Fingerprint, finish, free_name, put_together
+from clipkit.embed.finish import Fingerprint, finish, put_together
 from clipkit.embed.parts import chain, join_chunks, read_part
 from clipkit.embed.prepare import Ready, prepare, shard_count, shard_range, units_of
 from clipkit.embed.reuse import Reuse
@@ -121,7 +121,7 @@ class _Loop:
         self.done = 0
         self.rows = len(rejects)
         self.reuse = Reuse()
-        self.taken: set[str] = set()
+        self.taken: dict[str, str] = {}
         self.locks: dict[int, FileLock] = {}
         self.shown: StoreInfo | None = None
 
@@ -295,9 +295,8 @@ class _Loop:
                 path.unlink(missing_ok=True)
                 return False
         whole = [part for _, part in parts if part is not None]
-        name = free_name(f"shard-{number:05d}", self.taken)
-        record = put_together(self.work.folder / name, whole, self.schema)
-        self.taken.add(name)
+        stem = f"shard-{number:05d}"
+        record = put_together(self.work.folder, stem, whole, self.schema, self.taken)
         self.work.keep(number, record)
         if self.shown is not None and number == len(self.shown.shards):
             self.shown.shards.append(record.shard)

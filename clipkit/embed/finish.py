@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +29,35 @@ _READING = -1  # `row` of a reject that reading the data set gave
 Fingerprint = Callable[[Iterator[str]], str]
 
 
-def put_together(path: Path, parts: Sequence[Part], schema: pa.Schema) -> Record:
-    """Write a shard of its parts; its bytes do not depend on where one part ends."""
+def put_together(
+    folder: Path, stem: str, parts: Sequence[Part], schema: pa.Schema, taken: dict[str, str]
+) -> Record:
+    """Write a shard of its parts; its bytes do not depend on where one part ends.
+
+    Args:
+        folder: of the store.
+        stem: of the file's name.
+        parts: of the whole shard, in order.
+        schema: its columns.
+        taken: files that must stay, and their sha256; one with the same bytes is the shard. The
+            new one is added.
+    """
     table = pa.concat_tables([part.table for part in parts]).combine_chunks()
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", use_dictionary=["kind", "label"])
     content = buffer.getvalue()
-    with writing(path.parent):
-        replace_file(path, content)
+    digest = hashlib.sha256(content).hexdigest()
+    same = [name for name, sha256 in taken.items() if sha256 == digest and name.startswith(stem)]
+    name = same[0] if same else _free_name(stem, taken)
+    if not same:
+        with writing(folder):
+            replace_file(folder / name, content)
+        taken[name] = digest
     shard = Shard(
-        path.name,
+        name,
         rows=len(table),
         covers=sum(part.asked for part in parts),
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=digest,
         skipped=sum(part.skipped for part in parts),
         listing=listing(schema.to_string(), b"".join(part.entries for part in parts)),
     )
@@ -49,7 +65,7 @@ def put_together(path: Path, parts: Sequence[Part], schema: pa.Schema) -> Record
     return Record(shard, bad, sum(part.encoded for part in parts))
 
 
-def free_name(stem: str, taken: set[str]) -> str:
+def _free_name(stem: str, taken: Container[str]) -> str:
     """Return a file's name that no file has which must stay."""
     name, times = f"{stem}.parquet", 1
     while name in taken:
@@ -86,9 +102,12 @@ def finish(
     work.withdraw()
     info.complete = True
     with writing(folder):
-        if before is not None and before.complete:
-            info.rejects = _rejects_name(folder, before.rejects, content)
-        replace_file(folder / info.rejects, content)
+        old = folder / before.rejects if before is not None and before.complete else None
+        if old is not None and old.is_file() and old.read_bytes() == content:
+            info.rejects = old.name
+        else:
+            info.rejects = _free_name("rejects", {old.name} if old is not None else ())
+            replace_file(folder / info.rejects, content)
         info.write(folder)
     remove_all_but(folder, info)
     work.remove()
@@ -128,12 +147,6 @@ def _image_digests(folder: Path, info: StoreInfo, bad: Sequence[Bad]) -> Iterato
     while place in missing:
         yield missing[place]
         place += 1
-
-
-def _rejects_name(folder: Path, before: str, content: bytes) -> str:
-    """Return the name that the list had when it is the same, else one that is not in use."""
-    same = (folder / before).is_file() and (folder / before).read_bytes() == content
-    return before if same else free_name("rejects", {before})
 
 
 def _rejects_file(reading: Sequence[Reject], bad: Sequence[Bad]) -> bytes:

@@ -32,7 +32,7 @@ class Ready:
         finished: nothing is to be done.
         reuse: shards that are replaced, whose embeddings may be used again.
         kept: shards that stay.
-        taken: names of files that must stay until the store is finished.
+        taken: files that must stay until the store is finished: their names, and sha256.
         redone: files that were damaged or missing.
         bad: samples of what stays whose image cannot be used.
         rows: how many rows of the input what stays is made from.
@@ -43,7 +43,7 @@ class Ready:
     finished: bool = False
     reuse: list[str] = field(default_factory=list)
     kept: set[str] = field(default_factory=set)
-    taken: set[str] = field(default_factory=set)
+    taken: dict[str, str] = field(default_factory=dict)
     redone: list[str] = field(default_factory=list)
     bad: list[Bad] = field(default_factory=list)
     rows: int = 0
@@ -121,7 +121,7 @@ def prepare(
             ready.bad += kept.bad
     ready.reuse = [name for name in dict.fromkeys(ready.reuse) if name not in ready.kept]
     ready.finished = same and len(old) == count
-    _remove_unknown(folder, ready.taken | ({before.rejects} if before else set()))
+    _remove_unknown(folder, {*ready.taken, before.rejects if before else ""})
     return ready
 
 
@@ -160,7 +160,9 @@ def _old_records(folder: Path, before: StoreInfo | None) -> tuple[list[Reject], 
     try:
         reading, bad = read_rejects(pq.read_table(folder / before.rejects).to_pylist())
     except (OSError, pa.ArrowException, KeyError):
-        return [], {}  # without it nothing is known of the rows that are in no shard
+        # Which rows are in no shard is not known: no shard stays, but all are sources.
+        lost = Bad(-1, "", "", "", "", retry=True)
+        return [], {at: Record(shard, (lost,), 0) for at, shard in enumerate(before.shards)}
     size = before.shard_rows
     return reading, {
         number: Record(shard, tuple(b for b in bad if b.place // size == number), 0)
@@ -194,7 +196,7 @@ def _sort_out(
         if not _is_whole(folder, shard):
             ready.redone.append(shard.file)
             continue
-        ready.taken.add(shard.file)
+        ready.taken[shard.file] = shard.sha256
         if kept is None and len(there) and not any(bad.retry for bad in record.bad):
             told = told or listing(
                 schema.to_string(), entries((samples[at] for at in there), images=images)

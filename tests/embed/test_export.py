@@ -233,7 +233,7 @@ def test_options_that_cannot_be_used(model: DualEncoder, classes: Path, tmp_path
 
 
 def test_a_list_of_files(model: DualEncoder, photos: Path, tmp_path: Path) -> None:
-    files = [photos / "red0.png", str(photos / "blue1.png"), photos / "red0.png"]
+    files: list[str | Path] = [photos / "red0.png", str(photos / "blue1.png"), photos / "red0.png"]
     store = embed(model, files, tmp_path / "store", max_rejected=0.5)
     expected = encode_images(model, [photos / "red0.png", photos / "blue1.png"])[0]
     np.testing.assert_allclose(store.embeddings(), expected.numpy(), rtol=1e-4, atol=1e-5)
@@ -257,9 +257,7 @@ def test_every_source_gives_the_same(model: DualEncoder, photos: Path, tmp_path:
     frame.drop(columns=["tags"]).assign(image=names).to_csv(photos / "paths.csv", index=False)
     stores = [
         embed(model, source, tmp_path / f"store{number}", shard_rows=7)
-        for number, source in enumerate(
-            (photos, photos / "paths.csv", tmp_path / "bytes.parquet")
-        )
+        for number, source in enumerate((photos, photos / "paths.csv", tmp_path / "bytes.parquet"))
     ]
     for store in stores[1:]:
         np.testing.assert_array_equal(store.embeddings(), stores[0].embeddings())

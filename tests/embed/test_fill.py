@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from clipkit.data import load_data
-from clipkit.embed import fill, finish, parts, store, stream, work
+from clipkit.data.preprocess import load_pixels
+from clipkit.embed import fill
 from clipkit.embed.export import embed
 from clipkit.embed.store import EmbeddingStore
 from clipkit.errors import DataError, Interrupted, RejectedError, StoreError
 from clipkit.models.dual_encoder import DualEncoder
+from clipkit.packages import replace_file
 from tests.conftest import square
 from tests.embed.stores import count_images, same_files
 
@@ -60,7 +62,6 @@ def test_a_full_disk_is_one_sentence_and_the_work_goes_on(
     """Whichever file it is that no longer fits."""
     embed(model, corrupt, tmp_path / "whole", **OPTIONS)
     written = 0
-    replace_file = store.replace_file
 
     def full(path: Path, content: bytes) -> None:
         nonlocal written
@@ -69,12 +70,12 @@ def test_a_full_disk_is_one_sentence_and_the_work_goes_on(
         written += 1
         replace_file(path, content)
 
-    for module in (store, work, parts, finish):
-        monkeypatch.setattr(module, "replace_file", full)
+    for module in ("store", "work", "parts", "finish"):
+        monkeypatch.setattr(f"clipkit.embed.{module}.replace_file", full)
     with pytest.raises(StoreError, match="cannot be written: No space left on device; mend that"):
         embed(model, corrupt, tmp_path / "store", **OPTIONS)
-    for module in (store, work, parts, finish):
-        monkeypatch.setattr(module, "replace_file", replace_file)
+    for module in ("store", "work", "parts", "finish"):
+        monkeypatch.setattr(f"clipkit.embed.{module}.replace_file", replace_file)
     embed(model, corrupt, tmp_path / "store", **OPTIONS)
     same_files(tmp_path / "whole", tmp_path / "store")
 
@@ -154,7 +155,7 @@ def test_a_thread_that_breaks_names_its_row(
     error: Exception,
 ) -> None:
     embed(model, photos, tmp_path / "whole", **OPTIONS)
-    load_pixels, count = stream.load_pixels, 0
+    count = 0
 
     def breaks(*given: Any) -> Any:
         nonlocal count
@@ -163,11 +164,11 @@ def test_a_thread_that_breaks_names_its_row(
             raise error
         return load_pixels(*given)
 
-    monkeypatch.setattr(stream, "load_pixels", breaks)
+    monkeypatch.setattr("clipkit.embed.stream.load_pixels", breaks)
     sentence = rf"row '\w+\.png' broke its reader: {type(error).__name__}: {error}"
     with pytest.raises(DataError, match=sentence):
         embed(model, photos, tmp_path / "store", **OPTIONS)
-    monkeypatch.setattr(stream, "load_pixels", load_pixels)
+    monkeypatch.setattr("clipkit.embed.stream.load_pixels", load_pixels)
     embed(model, photos, tmp_path / "store", **OPTIONS)
     same_files(tmp_path / "whole", tmp_path / "store")
 
