@@ -135,12 +135,14 @@ class WorkFolder:
                 break
 
     def _take(self) -> bool:
-        """Take the lock; who holds it may be about to remove the folder."""
+        """Take the lock; processes that look whether it is had have it for a moment."""
         for _ in range(20):
             try:
-                return self.lock.take()
-            except FileNotFoundError:
+                if self.lock.take():
+                    return True
+            except FileNotFoundError:  # who had it has finished, and removed the folder
                 self.path.mkdir(parents=True, exist_ok=True)
+            time.sleep(_TICK / 2)
         return False
 
     def publish(self, plan: Plan) -> None:

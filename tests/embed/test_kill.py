@@ -23,7 +23,7 @@ from tests.conftest import COLOURS, square
 from tests.embed.stores import same_files
 from tests.processes import start_processes, told_to_process
 
-KILLS = int(os.environ.get("CLIPKIT_KILLS", "4"))
+KILLS = int(os.environ.get("CLIPKIT_KILLS", "3"))
 
 
 @pytest.fixture
@@ -51,7 +51,8 @@ def trained(model: DualEncoder, tmp_path: Path) -> str:
 
 def command(folder: Path, model: str, out: Path) -> list[str]:
     words = [sys.executable, "-m", "clipkit", "embed", str(folder), "--model", model]
-    return [*words, "--out", str(out), "--shard-rows", "700", "--max-rejected", "0.05"]
+    words += ["--out", str(out), "--shard-rows", "700", "--max-rejected", "0.05"]
+    return [*words, "--batch-size", "3"]
 
 
 def finish(words: list[str], processes: int) -> str:
@@ -62,8 +63,12 @@ def finish(words: list[str], processes: int) -> str:
     return "".join(told)
 
 
-def is_at_work(out: Path) -> bool:
-    return any((out / ".work" / "parts").glob("*/*.part"))
+def wait_until_at_work(out: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    """Return when something was written, or all processes have ended."""
+    at_work = next((out / ".work" / "parts").glob("*/*.part"), None)
+    while at_work is None and any(process.poll() is None for process in started):
+        time.sleep(0.02)
+        at_work = next((out / ".work" / "parts").glob("*/*.part"), None)
 
 
 @pytest.mark.slow
@@ -72,19 +77,23 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(
     folder: Path, trained: str, tmp_path: Path, processes: int
 ) -> None:
     """Nothing is begun anew: each run adds to what the one before it left."""
+    words = command(folder, trained, tmp_path / "whole")
+    whole = start_processes(words, processes)
+    wait_until_at_work(tmp_path / "whole", whole)
     began = time.monotonic()
-    finish(command(folder, trained, tmp_path / "whole"), processes)
+    assert [process.communicate() and process.returncode for process in whole] == [0] * processes
     took = time.monotonic() - began
     chance = random.Random(processes)
     out, killed, ended = tmp_path / "killed", 0, 0
     while killed < KILLS:
         started = start_processes(command(folder, trained, out), processes)
-        time.sleep(chance.uniform(0.3, 0.95) * took)
+        if killed % 4:  # else while it begins
+            wait_until_at_work(out, started)
+        time.sleep(chance.uniform(0, took))
         for process in started:
             process.kill()
-        codes = [process.communicate()[0] and process.returncode for process in started]
-        if -signal.SIGKILL in codes:
-            killed += 1
+        codes = [process.communicate() and process.returncode for process in started]
+        killed += -signal.SIGKILL in codes
         if (out / "store.json").is_file() and not (out / ".work").is_dir():
             same_files(tmp_path / "whole", out)
             ended += 1
@@ -109,9 +118,7 @@ def test_one_of_two_is_killed(folder: Path, trained: str, tmp_path: Path, victim
     finish(command(folder, trained, tmp_path / "whole"), 1)
     out = tmp_path / "store"
     started = start_processes(command(folder, trained, out), 2)
-    while not is_at_work(out):
-        time.sleep(0.05)
-        assert all(process.poll() is None for process in started)
+    wait_until_at_work(out, started)
     time.sleep(0.3)
     started[victim].kill()
     other = started[1 - victim]
@@ -158,9 +165,7 @@ def test_asked_to_stop_it_saves_and_says_so(
         stderr=subprocess.STDOUT,
         env={**os.environ, **told_to_process(0, 1, 1)},
     )
-    while not is_at_work(out):
-        time.sleep(0.05)
-        assert started.poll() is None
+    wait_until_at_work(out, [started])
     started.send_signal(number)
     told = started.communicate(timeout=60)[0].decode()
     assert started.returncode == 128 + number
@@ -176,9 +181,7 @@ def test_a_second_export_is_refused_and_a_killed_one_leaves_no_lock(
 ) -> None:
     out = tmp_path / "store"
     first = start_processes(command(folder, trained, out), 1)[0]
-    while not is_at_work(out):
-        time.sleep(0.05)
-        assert first.poll() is None
+    wait_until_at_work(out, [first])
     second = start_processes(command(folder, trained, out), 1)[0]
     told = second.communicate(timeout=60)[0].decode()
     assert second.returncode == 2
