@@ -8,7 +8,7 @@ import clipkit
 PACKAGE = Path(clipkit.__file__).parent
 LAYERS = [
     ["errors", "types"],
-    ["packages", "components", "sentences", "imagenet"],
+    ["packages", "components", "sentences", "imagenet", "launch", "locks", "signals"],
     ["models", "data", "losses"],
     ["encode"],
     ["convert"],
@@ -37,6 +37,7 @@ ONLY = {
     "timm": {"models/paired_towers.py"},
     "accelerate": {"train/processes.py"},
     "onnxruntime": {"models/onnx_export.py"},
+    "ray": {"embed/on_ray.py"},
     "datasets": {"data/hub.py"},
     "rich": {"report/terminal.py"},
     "matplotlib": {"report/trade_off.py"},

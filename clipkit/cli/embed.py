@@ -42,6 +42,10 @@ def embed(
     max_rejected: Annotated[
         float, typer.Option(help="Largest share of rows that may be unusable.")
     ] = 0.01,
+    ray: Annotated[
+        int, typer.Option(help="Actors of a Ray cluster that share the work; 0 without Ray.")
+    ] = 0,
+    gpus: Annotated[float, typer.Option(help="Of each of these actors.")] = 0,
 ) -> None:
     """Encode a collection into a store of parquet files, or what is new in it.
 
@@ -49,22 +53,39 @@ def embed(
     encodes what is new. `accelerate launch -m clipkit embed ...` shares the work among processes.
     """
     from clipkit.embed.export import embed as run
+    from clipkit.embed.on_ray import embed_with_ray
     from clipkit.report import terminal
 
     with terminal.bars() as follow:
-        store = run(
-            model,
-            _read(data, follow("drawing pictures")),
-            out,
-            what=what,
-            dtype=dtype,
-            shard_rows=shard_rows,
-            batch_size=batch_size,
-            precision=precision,
-            device=device,
-            max_rejected=max_rejected,
-            progress=follow("rows embedded"),
-        )
+        if ray:
+            store = embed_with_ray(
+                model,
+                _paths(data) or data[0],
+                out,
+                workers=ray,
+                gpus=gpus,
+                what=what,
+                shard_rows=shard_rows,
+                dtype=dtype,
+                batch_size=batch_size,
+                precision=precision,
+                max_rejected=max_rejected,
+                progress=follow("rows embedded"),
+            )
+        else:
+            store = run(
+                model,
+                _read(data, follow("drawing pictures")),
+                out,
+                what=what,
+                dtype=dtype,
+                shard_rows=shard_rows,
+                batch_size=batch_size,
+                precision=precision,
+                device=device,
+                max_rejected=max_rejected,
+                progress=follow("rows embedded"),
+            )
     if store.made is not None and store.made.is_main:
         _tell(store, store.made)
 
@@ -72,17 +93,25 @@ def embed(
 def _read(data: list[str], progress: "Progress") -> "Dataset":
     """Return the data that the words of a command line mean."""
     from clipkit.data import load_data
-    from clipkit.data.decode import IMAGE_SUFFIXES
-    from clipkit.data.paths import list_paths, read_path_list
+    from clipkit.data.paths import list_paths
 
-    first = data[0]
-    if len(data) > 1 or Path(first).suffix.lower() in IMAGE_SUFFIXES:
-        return list_paths(data)
-    if first == "-":
-        return list_paths((line.rstrip("\r\n") for line in sys.stdin), "stdin")
-    if Path(first).suffix.lower() == ".txt" and Path(first).is_file():
-        return read_path_list(Path(first))
-    return load_data(first, progress=progress)
+    paths = _paths(data)
+    if paths is None:
+        return load_data(data[0], progress=progress)
+    return list_paths(paths, "stdin" if data == ["-"] else Path(data[0]).stem)
+
+
+def _paths(data: list[str]) -> list[str] | None:
+    """Return the image files that are named, or `None` where the words name other data."""
+    from clipkit.data.decode import IMAGE_SUFFIXES
+    from clipkit.data.paths import read_lines
+
+    first = Path(data[0])
+    if len(data) > 1 or first.suffix.lower() in IMAGE_SUFFIXES:
+        return data
+    if data == ["-"]:
+        return [line.rstrip("\r\n") for line in sys.stdin]
+    return read_lines(first) if first.suffix.lower() == ".txt" and first.is_file() else None
 
 
 def _tell(store: "EmbeddingStore", made: "Made") -> None:

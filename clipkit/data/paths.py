@@ -66,15 +66,15 @@ def list_paths(paths: Iterable[str | Path], name: str = "paths") -> Dataset:
     return Dataset(name, PathSamples(encoded, chosen), rejects=rejects)
 
 
-def read_path_list(file: Path) -> Dataset:
-    """Return the images that a text file names, one a line, as a data set.
+def read_lines(file: Path) -> list[str]:
+    """Return the paths that a text file names, one a line.
 
     Raises:
-        DataError: the file cannot be read, or names none.
+        DataError: the file cannot be read.
     """
     try:
         with file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
-            return list_paths((line.rstrip("\r\n") for line in lines), file.stem)
+            return [line.rstrip("\r\n") for line in lines]
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from error
 

@@ -93,7 +93,7 @@ def embed(
             rejects=rejects,
             stop=stop,
             progress=progress,
-            fingerprint=partial(_fingerprint, dataset, what),
+            fingerprint=partial(fingerprint_of, dataset, what),
         )
 
 
@@ -166,7 +166,7 @@ def describe(
     )
 
 
-def _fingerprint(data: Dataset, what: str, images: Iterator[str]) -> str:
+def fingerprint_of(data: Dataset, what: str, images: Iterator[str]) -> str:
     """Return the data's fingerprint, for which no image is read; of captions, theirs alone."""
     if what != "captions":
         return data.fingerprint(images)

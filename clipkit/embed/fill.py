@@ -6,7 +6,7 @@ finishes the store.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +59,7 @@ def fill(
     stop: StopSignals | None = None,
     progress: Progress | None = None,
     fingerprint: Fingerprint | None = None,
+    tend: Callable[[], None] | None = None,
 ) -> EmbeddingStore:
     """Write what a store lacks, and say in its `store.json` that it is complete.
 
@@ -72,6 +73,7 @@ def fill(
         stop: what has been asked for by signals.
         progress: told how many samples are done, and of how many.
         fingerprint: makes the data's fingerprint of the sha256 of each image, in order.
+        tend: called while other processes are waited for.
 
     Raises:
         StoreError: when the folder holds a store of another making, or cannot be written.
@@ -96,6 +98,8 @@ def fill(
     while not loop.finished():
         if not loop.encode():
             loop.pause()
+            if tend is not None:
+                tend()
     work.wait_for_joined()
     return finish(work, info, ready, Rejects(rejects.max_rejected, reading), fingerprint)
 

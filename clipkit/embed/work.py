@@ -190,7 +190,7 @@ class WorkFolder:
     def _say(self, hello: Path) -> None:
         with writing(self.folder):
             self.path.mkdir(parents=True, exist_ok=True)
-            hello.touch()
+            hello.write_text(str(os.getpid()))
 
     def _plan(self) -> Plan | None:
         try:
