@@ -112,9 +112,13 @@ class WorkFolder:
                     f"another clipkit writes into {self.folder} at this moment: wait until it has"
                     " ended, or name another folder"
                 )
-            self.withdraw()
-            for joined in self.path.glob("joined-*"):
-                joined.unlink(missing_ok=True)
+            try:
+                self.withdraw()
+                for joined in self.path.glob("joined-*"):
+                    joined.unlink(missing_ok=True)
+            except BaseException:
+                self.lock.give_back()
+                raise
         return self
 
     def __exit__(
@@ -126,8 +130,10 @@ class WorkFolder:
         """Leave nothing where nothing was done."""
         if not self.is_main or not self.lock.held:
             return
-        self.withdraw()
-        self.lock.give_back(remove=not any((self.path / "shards").glob("*")))
+        try:
+            self.withdraw()
+        finally:
+            self.lock.give_back(remove=not any((self.path / "shards").glob("*")))
         for path in (self.path, self.folder):
             try:
                 path.rmdir()
