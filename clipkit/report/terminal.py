@@ -47,6 +47,7 @@ class Bars:
         )
         self._tasks: dict[str, TaskID] = {}
         self._last: dict[str, int] = {}
+        self._first: dict[str, int] = {}
 
     def show(self, what: str, done: int, total: int | None, told: str = "") -> None:
         """Move the bar of one piece of work.
@@ -63,8 +64,10 @@ class Bars:
         if done < self._progress.tasks[self._progress.task_ids.index(task)].completed:
             self._progress.reset(task, total=total)  # the same kind of work once more
             self._last.pop(what, None)
+            self._first.pop(what, None)
+        first = self._first.setdefault(what, done)  # what a run before this one did is not its pace
         if not told:
-            told = _rate(self._progress, task, done, total)
+            told = _rate(self._progress, task, done, total, first)
         self._progress.update(task, completed=done, total=total, told=told)
         tenth = int(10 * done / total) if total else 0
         if not self._progress.console.is_terminal and self._last.get(what) != tenth:
@@ -87,14 +90,14 @@ class Bars:
             self._progress.stop()
 
 
-def _rate(progress: Progress, task: TaskID, done: int, total: int | None) -> str:
-    """Say how many rows a second, and how long the rest takes."""
+def _rate(progress: Progress, task: TaskID, done: int, total: int | None, first: int) -> str:
+    """Say how many rows a second since the first that were told of, and how long the rest takes."""
     elapsed = progress.tasks[progress.task_ids.index(task)].elapsed or 0.0
     started = progress.tasks[progress.task_ids.index(task)].start_time
     if started is None or elapsed < 0.5:
         return ""
-    rate = done / elapsed
-    left = f", {clock((total - done) / rate)} left" if total and 0 < done < total else ""
+    rate = (done - first) / elapsed
+    left = f", {clock((total - done) / rate)} left" if total and rate and done < total else ""
     return f"{rate:.0f}/s{left}"
 
 

@@ -80,6 +80,7 @@ def test_a_full_disk_is_one_sentence_and_the_work_goes_on(
     same_files(tmp_path / "whole", tmp_path / "store")
 
 
+@pytest.mark.slow
 def test_a_real_full_disk(model: DualEncoder, photos: Path, tmp_path: Path) -> None:
     """Of a process that may write no more than some kilobytes to a file."""
     model.save(str(tmp_path / "model"))

@@ -167,7 +167,7 @@ def test_asked_to_stop_it_saves_and_says_so(
     )
     wait_until_at_work(out, [started])
     started.send_signal(number)
-    told = started.communicate(timeout=60)[0].decode()
+    told = started.communicate(timeout=300)[0].decode()
     assert started.returncode == 128 + number
     assert f"stopped by {number.name}" in told
     assert "run the same again" in told
@@ -182,11 +182,12 @@ def test_a_second_export_is_refused_and_a_killed_one_leaves_no_lock(
     out = tmp_path / "store"
     first = start_processes(command(folder, trained, out), 1)[0]
     wait_until_at_work(out, [first])
+    first.send_signal(signal.SIGSTOP)
     second = start_processes(command(folder, trained, out), 1)[0]
-    told = second.communicate(timeout=60)[0].decode()
-    assert second.returncode == 2
-    assert "another clipkit writes into" in told
+    told = second.communicate(timeout=300)[0].decode()
     first.kill()
     first.communicate()
+    assert second.returncode == 2
+    assert "another clipkit writes into" in told
     finish(command(folder, trained, out), 1)
     assert np.isfinite(EmbeddingStore(out).embeddings()).all()

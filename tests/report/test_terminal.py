@@ -145,3 +145,23 @@ def test_without_a_terminal_each_tenth_is_a_line(capsys: pytest.CaptureFixture[s
     assert lines[1] == "work: 10/100 told"
     assert lines[-1].startswith("work: 20/20")
     assert terminal.out().width == 120
+
+
+def test_the_pace_is_that_of_this_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """What was done before it does not count, and a signal of life comes each tenth."""
+    bars, clock = Bars(), [100.0]
+    bars._progress.get_time = lambda: clock[0]
+    with bars:
+        tell = bars.follow("rows")
+        tell(900, 1000)
+        clock[0] += 10
+        tell(950, 1000)
+        clock[0] += 10
+        tell(1000, 1000)
+    told = capsys.readouterr().err
+    assert "rows: 900/1000\n" in told
+    assert "rows: 1000/1000 5/s" in told
+    tell(10, 20)  # the same work once more
+    clock[0] += 5
+    tell(15, 20)
+    assert "rows: 15/20 1/s, 0:05 left" in capsys.readouterr().err
