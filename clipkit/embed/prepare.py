@@ -15,7 +15,7 @@ from clipkit.embed.listing import entries, listing
 from clipkit.embed.parts import chain, read_part
 from clipkit.embed.store import INFO, Shard, StoreInfo
 from clipkit.embed.stream import Bad
-from clipkit.embed.work import UNIT, Record, WorkFolder, read_rejects, writing
+from clipkit.embed.work import UNIT, Record, WorkFolder, writing
 from clipkit.errors import StoreError
 from clipkit.packages import file_sha256
 from clipkit.types import Reject, Sample
@@ -158,7 +158,7 @@ def _old_records(folder: Path, before: StoreInfo | None) -> tuple[list[Reject], 
     if before is None or not before.complete:
         return [], {}
     try:
-        reading, bad = read_rejects(pq.read_table(folder / before.rejects).to_pylist())
+        reading, bad = _read_rejects(pq.read_table(folder / before.rejects).to_pylist())
     except (OSError, pa.ArrowException, KeyError):
         # Which rows are in no shard is not known: no shard stays, but all are sources.
         lost = Bad(-1, "", "", "", "", retry=True)
@@ -168,6 +168,17 @@ def _old_records(folder: Path, before: StoreInfo | None) -> tuple[list[Reject], 
         number: Record(shard, tuple(b for b in bad if b.place // size == number), 0)
         for number, shard in enumerate(before.shards)
     }
+
+
+def _read_rejects(rows: list[dict[str, Any]]) -> tuple[list[Reject], list[Bad]]:
+    """Part the rows of a `rejects.parquet` into what reading gave and what encoding gave."""
+    reading = [Reject(r["id"], r["reason"], r["where"]) for r in rows if r["row"] < 0]
+    bad = [
+        Bad(r["row"], r["id"], r["reason"], r["where"], r["sha256"], r["retry"])
+        for r in rows
+        if r["row"] >= 0
+    ]
+    return reading, bad
 
 
 def _highest(work: WorkFolder) -> int:

@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from clipkit.embed.parts import chain, part_range
 from clipkit.embed.store import INFO, Shard
@@ -31,7 +30,6 @@ from clipkit.errors import StoreError
 from clipkit.launch import Share
 from clipkit.locks import FileLock, is_held
 from clipkit.packages import replace_file
-from clipkit.types import Reject
 
 WORK = ".work"
 UNIT = 512
@@ -280,17 +278,6 @@ class WorkFolder:
     def remove(self) -> None:
         """Remove the folder; the store is finished."""
         shutil.rmtree(self.path, ignore_errors=True)
-
-
-def read_rejects(rows: list[dict[str, Any]]) -> tuple[list[Reject], list[Bad]]:
-    """Part the rows of a `rejects.parquet` into what reading gave and what encoding gave."""
-    reading = [Reject(r["id"], r["reason"], r["where"]) for r in rows if r["row"] < 0]
-    bad = [
-        Bad(r["row"], r["id"], r["reason"], r["where"], r["sha256"], r["retry"])
-        for r in rows
-        if r["row"] >= 0
-    ]
-    return reading, bad
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clipkit.data import load_data
-from clipkit.embed import fill, stream
+from clipkit.embed import loop, stream
 from clipkit.embed.export import embed
 from clipkit.embed.store import EmbeddingStore, Made
 from clipkit.encode import encode_images, encode_texts
@@ -128,7 +128,7 @@ def test_killed_and_run_again_it_gives_the_same_bytes(
     what: str,
 ) -> None:
     """Within a shard as well: each batch is saved, and a shard has several."""
-    monkeypatch.setattr(fill, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(stream, "TEXTS", 2)
     options: dict[str, Any] = {"shard_rows": 10, "batch_size": 2, "what": what}
     embed(model, corrupt, tmp_path / "whole", **options)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from clipkit.embed.export import embed
-from clipkit.embed.fill import SAVE_SECONDS
+from clipkit.embed.loop import SAVE_SECONDS
 from clipkit.embed.store import EmbeddingStore
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.packages import replace_file

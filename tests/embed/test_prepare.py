@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from clipkit.data.hashing import stored_bytes
-from clipkit.embed import fill
+from clipkit.embed import loop
 from clipkit.embed.export import embed
 from clipkit.embed.prepare import shard_count, shard_range, units_of
 from clipkit.embed.store import EmbeddingStore, Made
@@ -160,7 +160,7 @@ def test_killed_in_the_middle_of_a_change(
     again: bool,
 ) -> None:
     """The store is the old one until the new one is whole; also where all changes once more."""
-    monkeypatch.setattr(fill, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     for name in ("store", "other"):
         embed(model, photos, tmp_path / name, **OPTIONS)
     before = EmbeddingStore(tmp_path / "store").embeddings()
