@@ -3,14 +3,13 @@
 A frozen tower without augmentation gives the same features each epoch, run and evaluation, so only
 the projections are computed again (locked-image tuning, https://arxiv.org/abs/2111.07991).
 On disk they are embedding stores, named by content: the tower's weights, the preprocessing and the
-data's bytes. An encoding that is killed goes on at its last shard.
+data's bytes. An encoding that is killed goes on where it was.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,13 +26,14 @@ from clipkit.embed.stream import Encoder
 from clipkit.encode import inference
 from clipkit.errors import DataError, RejectedError, StoreError
 from clipkit.evaluate.encoder import DirectEncoder, check_rejects
+from clipkit.locks import FileLock
 from clipkit.models.dual_encoder import DualEncoder, state_digest
 from clipkit.packages import cache_folder
 from clipkit.types import PartProgress, Progress, Reject, Sample
 
 CHUNK = 4096
 SHARD = 2048
-"""Rows that are encoded between two files: what a kill loses, at most."""
+"""Rows in a file."""
 
 
 def frozen(tower: nn.Module) -> bool:
@@ -185,7 +185,7 @@ class FeatureCache:
         if key in self._memory:
             return self._memory[key]
         folder, model = self.folder / key, encoder.model
-        with _only_one(folder):
+        with FileLock(folder.with_name(f"{folder.name}.lock")):  # others that want it wait
             if not _whole(folder):
                 with inference(model):
                     dim = probe().shape[1]
@@ -235,16 +235,3 @@ def _whole(folder: Path) -> bool:
     except StoreError:
         shutil.rmtree(folder, ignore_errors=True)
     return False
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Have other processes and runs wait that want the same, where the system has locks."""
-    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except (ImportError, OSError):  # another system, or a disk without locks
-            pass
-        yield
