@@ -39,8 +39,7 @@ def verify(store: Store) -> None:
             soft_wrap=True,
         )
     if not info.complete:
-        done = sum(shard.covers for shard in info.shards)
-        console.print(f"not finished: {done} of {info.input_rows} rows of the input are done")
+        console.print("not finished: rows of the input are left to be done")
     if problems or not info.complete:
         console.print(
             "next   the same `clipkit embed` again: shards that are missing or changed are made"
@@ -99,7 +98,7 @@ def head(
     first = range(min(n, len(opened)))
     numbers = opened.vectors().take(list(first))
     found = opened.rows_at(list(first))
-    names = list(found[0] if found else [])
+    names = [name for name in (found[0] if found else []) if name != "sha256"]
     lines = [
         [*(_cell(row[name]) for name in names), " ".join(f"{x:+.3f}" for x in vector[:4]) + " …"]
         for row, vector in zip(found, numbers, strict=True)

@@ -96,8 +96,8 @@ def kmeans(
     sheet: Sheet = None,
 ) -> None:
     """Put rows into groups of like ones, and show the nearest examples of each."""
-    from clipkit.embed.kmeans import group_rows
     from clipkit.embed.found_rows import describe, write_listing
+    from clipkit.embed.kmeans import group_rows
     from clipkit.report import terminal
 
     opened, keep = _open(store, kind, out, sheet)

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 from clipkit.embed.vectors import stored_matrix
 from clipkit.packages import file_sha256
 
-REJECTS = "rejects.parquet"
 KINDS = {"images": {"image"}, "captions": {"text"}, "both": {"image", "text"}}
 """Which kinds of rows a store has, by what it is of."""
 
@@ -61,16 +60,16 @@ def verify_store(folder: Path, info: Any) -> list[Problem]:
         info: its `StoreInfo`.
     """
     problems = []
-    rejected, ids = _rejects(folder)
+    rejected, ids = _rejects(folder / info.rejects)
     start = 0
     before: str | None = ""  # the id of the row before, None where it is not known
-    for shard in info.shards:
+    for number, shard in enumerate(info.shards):
         last = start + shard.covers - 1
         found = _whole(folder / shard.file, shard)
         if found:
             before = None
         else:
-            lost = int(((rejected >= start) & (rejected <= last)).sum())
+            lost = int((rejected // info.shard_rows == number).sum())  # by samples
             if shard.rows + lost != shard.covers:
                 found.append(
                     f"{shard.file} has {shard.rows} rows and {lost} are rejected,"
@@ -80,23 +79,15 @@ def verify_store(folder: Path, info: Any) -> list[Problem]:
             found += more
         problems += [Problem(text, shard.file, start, last) for text in found]
         start += shard.covers
-    told = sum(shard.rows for shard in info.shards)
-    if told != info.rows:
-        problems.append(Problem(f"the shards have {told} rows, store.json tells of {info.rows}"))
-    counted = info.rows + info.rejected
-    if counted != info.input_rows:
-        text = f"{counted} rows are accounted for, of {info.input_rows}"
-        problems.append(Problem(text, None))
-    if info.rejected and len(rejected) != info.rejected:
-        text = f"{REJECTS} has {len(rejected)} rows, store.json tells of {info.rejected}"
-        problems.append(Problem(text))
+    if info.complete:
+        problems += [Problem(text) for text in info.miscounts(len(rejected))]
     return problems
 
 
-def _rejects(folder: Path) -> tuple[np.ndarray, set[str]]:
+def _rejects(path: Path) -> tuple[np.ndarray, set[str]]:
     """Return the places and ids of rejected rows; none where the file cannot be read."""
     try:
-        table = pq.read_table(folder / REJECTS, columns=["row", "id"])
+        table = pq.read_table(path, columns=["row", "id"])
     except (OSError, pa.ArrowException):
         return np.zeros(0, np.int64), set()
     return table["row"].to_numpy(), set(table["id"].to_pylist())

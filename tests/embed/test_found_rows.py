@@ -16,7 +16,7 @@ from tests.embed.made_stores import make_store, unit
 def test_tables_have_what_was_found_and_what_the_store_tells(
     tmp_path: Path, suffix: str, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "_CHUNK", 3)
+    monkeypatch.setattr(found_rows, "_CHUNK", 3)
     label = [None, *["cat", "dö,g"] * 4]
     store = make_store(tmp_path / "store", unit(9, 4), shard_rows=4, columns={"label": label})
     found = [(8 - at, {"score": at / 2}) for at in range(count)]

@@ -65,6 +65,7 @@ def test_out_and_in_again_is_the_same(model: DualEncoder, photos: Path, tmp_path
     for mine, theirs in zip(again.rows_at(rows), first.rows_at(rows), strict=True):
         if theirs["kind"] == "image":  # whose caption is that of the first row
             theirs["caption"] = theirs["caption"] or mine["caption"]
+        del theirs["sha256"]  # such a folder does not tell it
         assert mine == theirs
     assert again.verify() == []
 

@@ -99,5 +99,5 @@ def test_rows_and_rejects_are_counted_shard_by_shard(
     assert store.verify() == []
     (store.path / "rejects.parquet").unlink()
     told = store.verify()
-    assert any("4 rows and 0 are rejected, of 5 that it covers" in line for line in told)
-    assert any("rejects.parquet has 0 rows, store.json tells of 1" in line for line in told)
+    assert any("9 rows and 0 are rejected, of 10 that it covers" in line for line in told)
+    assert any("rejects.parquet lists 0 rows, not the 1 of store.json" in line for line in told)
