@@ -51,7 +51,7 @@ class Hit:
 
 def make_hit(values: dict[str, Any], row: int, score: float) -> Hit:
     """Return a hit from the columns of its row."""
-    metadata = {key: value for key, value in values.items() if key not in _PLAIN}
+    metadata = {key: value for key, value in values.items() if key not in (*_PLAIN, "sha256")}
     return Hit(**{key: values[key] for key in _PLAIN}, score=score, metadata=metadata, row=row)
 
 
