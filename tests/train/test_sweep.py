@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from clipkit.data import Dataset, load_data
+from clipkit.embed.fill import fill_store
+from clipkit.embed.store import StoreInfo
+from clipkit.encode import encode_images
 from clipkit.errors import ConfigError, ModelError
 from clipkit.evaluate import Retrieval, ZeroShot
 from clipkit.evaluate import encoder as direct
@@ -55,14 +58,19 @@ def scorings(photos: Path, classes: Path) -> list[Scoring]:
 def count_images(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Note each time that a data set's images go through a tower."""
     runs = []
-    for module in (feature_cache, direct):
-        encode = module.encode_images
+    fill, encode = fill_store, encode_images
 
-        def counted(*words: Any, of: Any = encode, name: str = module.__name__, **more: Any) -> Any:
-            runs.append(name.rpartition(".")[2])
-            return of(*words, **more)
+    def filled(folder: Path, info: StoreInfo, *words: Any, **more: Any) -> Any:
+        if info.what == "images":
+            runs.append("feature_cache")
+        return fill(folder, info, *words, **more)
 
-        monkeypatch.setattr(module, "encode_images", counted)
+    def encoded(*words: Any, **more: Any) -> Any:
+        runs.append("encoder")
+        return encode(*words, **more)
+
+    monkeypatch.setattr(feature_cache, "fill_store", filled)
+    monkeypatch.setattr(direct, "encode_images", encoded)
     return runs
 
 
