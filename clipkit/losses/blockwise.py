@@ -33,6 +33,8 @@ def check_chunk_size(chunk_size: int) -> int:
 class LogitBlocks:
     """The rows of a matrix of logits that are one process's, and the gradients through them.
 
+    There may be more or fewer columns than rows.
+
     logits[i, j] = scale * (image i · text j) + bias
 
     They are in float32, or in float64 where the image features are.
@@ -49,7 +51,7 @@ class LogitBlocks:
     def __init__(
         self,
         image_features: Float[Tensor, "batch dim"],
-        text_features: Float[Tensor, "batch dim"],
+        text_features: Float[Tensor, "columns dim"],
         logit_scale: Float[Tensor, ""],
         logit_bias: Float[Tensor, ""] | None,
         *,
@@ -67,7 +69,7 @@ class LogitBlocks:
         self.batch = len(self.image)
         self._rows, self._chunk_size = self.share.rows(self.batch), chunk_size
         height = min(chunk_size, len(self._rows))
-        self._block = self.image.new_empty(height, self.batch)
+        self._block = self.image.new_empty(height, len(self.text))
         self._scratch = torch.empty_like(self._block)
         self._held: range | None = None
 
@@ -90,7 +92,7 @@ class LogitBlocks:
         """Yield them from the last to the first: the last block is still there."""
         yield from reversed(list(self.rows()))
 
-    def logits(self, rows: range) -> Float[Tensor, "rows batch"]:
+    def logits(self, rows: range) -> Float[Tensor, "rows columns"]:
         """Return the logits of some rows, in a place that the next rows will use."""
         block = self._block[: len(rows)]
         if rows != self._held:
@@ -101,17 +103,17 @@ class LogitBlocks:
             self._held = rows
         return block
 
-    def take(self, rows: range) -> Float[Tensor, "rows batch"]:
+    def take(self, rows: range) -> Float[Tensor, "rows columns"]:
         """Return the logits of some rows, to be changed in place."""
         block = self.logits(rows)
         self._held = None
         return block
 
-    def scratch(self, rows: range) -> Float[Tensor, "rows batch"]:
+    def scratch(self, rows: range) -> Float[Tensor, "rows columns"]:
         """Return room for as much again, with anything in it."""
         return self._scratch[: len(rows)]
 
-    def spend(self, rows: range, d_logits: Float[Tensor, "rows batch"]) -> None:
+    def spend(self, rows: range, d_logits: Float[Tensor, "rows columns"]) -> None:
         """Add up the gradients that the gradient of some rows' logits leads to.
 
         Args:
@@ -222,8 +224,8 @@ def log_sum_exps(
         here = slice(rows.start, rows.stop)
         logits, scratch = blocks.logits(rows), blocks.scratch(rows)
         matched[here] = targets.prepare(logits, rows)
-        by_row[here] = _log_sum_exp(logits, 1, scratch)
-        torch.logaddexp(by_column, _log_sum_exp(logits, 0, scratch), out=by_column)
+        by_row[here] = log_sum_exp(logits, 1, scratch)
+        torch.logaddexp(by_column, log_sum_exp(logits, 0, scratch), out=by_column)
     if blocks.share.count > 1:
         # Each process writes into a row of its own, so that a sum gathers.
         parts = by_column.new_zeros(blocks.share.count, blocks.batch)
@@ -232,10 +234,10 @@ def log_sum_exps(
     return by_row, by_column, matched
 
 
-def _log_sum_exp(
-    logits: Float[Tensor, "rows batch"], dim: int, scratch: Float[Tensor, "rows batch"]
+def log_sum_exp(
+    logits: Float[Tensor, "rows columns"], dim: int, scratch: Float[Tensor, "rows columns"]
 ) -> Float[Tensor, " left"]:
-    """`logits.logsumexp(dim)` that allocates nothing of the size of `logits`."""
+    """Return `logits.logsumexp(dim)`; it allocates nothing of the size of `logits`."""
     # A column may have nothing left in these rows: -inf - -inf would not be a number.
     largest = logits.amax(dim, keepdim=True).clamp_(min=torch.finfo(logits.dtype).min)
     torch.sub(logits, largest, out=scratch).exp_()
