@@ -1,7 +1,8 @@
 """Triplets: an anchor nearer to its own kind than to others, by a margin."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -151,7 +152,8 @@ def _squared_distances(
     )
 
 
-class Mined(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Mined:
     """The triplets of some anchors.
 
     Attributes:
@@ -192,7 +194,7 @@ def _semi_hard(
     margin: float,
 ) -> Mined:
     """Take for each positive the nearest negative beyond it."""
-    nearest, order = distances.masked_fill(~negative, torch.inf).sort(1, stable=True)
+    nearest, order = distances.masked_fill(~negative, torch.inf).sort(dim=1, stable=True)
     beyond = torch.searchsorted(nearest, distances, right=True)
     found = positive & (beyond < negative.sum(1, keepdim=True))
     beyond.clamp_(max=distances.shape[1] - 1)
