@@ -193,15 +193,28 @@ def _semi_hard(
     negative: Bool[Tensor, "rows columns"],
     margin: float,
 ) -> Mined:
-    """Take for each positive the nearest negative beyond it."""
-    nearest, order = distances.masked_fill(~negative, torch.inf).sort(dim=1, stable=True)
-    beyond = torch.searchsorted(nearest, distances, right=True)
-    found = positive & (beyond < negative.sum(1, keepdim=True))
-    beyond.clamp_(max=distances.shape[1] - 1)
-    hinges = torch.where(found, margin + distances - nearest.gather(1, beyond), 0).clamp_(min=0)
+    """Take for each positive the nearest negative beyond it.
+
+    The positives of an anchor cut what is around it into rings. Of each ring the nearest negative
+    is found; a positive then takes that of the first ring outside of it which has one.
+    """
+    own, own_at, count = _sorted_positives(distances, positive)
+    columns = distances.shape[1]
+    ring = torch.searchsorted(own, distances)  # how many positives are nearer
+    others = distances.masked_fill(~negative, torch.inf)
+    rings = (len(own), own.shape[1] + 1)
+    nearest = own.new_full(rings, torch.inf).scatter_reduce_(1, ring, others, "amin")
+    candidates = torch.arange(columns, device=own.device).repeat(len(own), 1)
+    candidates.masked_fill_(others > nearest.gather(1, ring), columns - 1)
+    first = ring.new_full(rings, columns - 1).scatter_reduce_(1, ring, candidates, "amin")
+    beyond, at = nearest[:, 1:].flip(1).cummin(1)  # from the outermost ring inwards
+    other_at = first[:, 1:].flip(1).gather(1, at).flip(1)
+    beyond = beyond.flip(1)
+    found = (torch.arange(own.shape[1], device=own.device) < count) & (beyond < torch.inf)
+    hinges = torch.where(found, margin + own - beyond, 0).clamp_(min=0)
     active = hinges > 0
-    pulls = active.to(distances.dtype)
-    pulls.scatter_add_(1, order.gather(1, beyond), -active.to(distances.dtype))
+    pulls = torch.zeros_like(distances).scatter_add_(1, own_at, active.to(own.dtype))
+    pulls.scatter_add_(1, other_at, -active.to(own.dtype))
     return Mined(hinges.sum(), found.sum(), active.sum(), pulls)
 
 
@@ -214,18 +227,40 @@ def _all(
     """Take every triplet, without listing any.
 
     A hinge is above 0 where a negative is nearer than a positive and the margin reach. So it is
-    enough to know for each positive how many negatives are within its reach, and for each negative
-    how many positives reach beyond it; sorting tells.
+    enough to know for each negative how many positives reach beyond it, and for each positive how
+    many negatives are within its reach.
     """
-    reach = distances + margin
-    nearest = distances.masked_fill(~negative, torch.inf).sort(1).values
-    within = torch.where(positive, torch.searchsorted(nearest, reach), 0)
-    reaches = reach.masked_fill(~positive, -torch.inf).sort(1).values
-    beyond = distances.shape[1] - torch.searchsorted(reaches, distances, right=True)
-    beyond = torch.where(negative, beyond, 0)
-    value = (within * reach).sum() - (beyond * distances).sum()
-    count = (positive.sum(1) * negative.sum(1)).sum()
-    return Mined(value, count, within.sum(), (within - beyond).to(distances.dtype))
+    own, own_at, count = _sorted_positives(distances, positive)
+    reach = own + margin
+    short = torch.searchsorted(reach, distances, right=True)  # how many do not reach beyond
+    beyond = torch.where(negative, count - short, 0)
+    rings = short.new_zeros(len(own), own.shape[1] + 1)
+    rings.scatter_add_(1, short, negative.long())
+    real = torch.arange(own.shape[1], device=own.device) < count
+    within = torch.where(real, rings.cumsum(1)[:, :-1], 0)
+    value = (within * torch.where(real, reach, 0)).sum() - (beyond * distances).sum()
+    triplets = (count[:, 0] * negative.sum(1)).sum()
+    pulls = (-beyond).to(own.dtype).scatter_add_(1, own_at, within.to(own.dtype))
+    return Mined(value, triplets, within.sum(), pulls)
+
+
+def _sorted_positives(
+    distances: Float[Tensor, "rows columns"], positive: Bool[Tensor, "rows columns"]
+) -> tuple[Float[Tensor, "rows most"], Int[Tensor, "rows most"], Int[Tensor, "rows 1"]]:
+    """Return the distances of each row's positives from near to far, and their columns.
+
+    Returns:
+        Distances, infinite past the row's last one; columns, any past it; how many there are.
+    """
+    count = positive.sum(1)
+    row, column = positive.nonzero(as_tuple=True)  # the host waits for the device
+    place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
+    most = max(1, int(count.max()))
+    own = distances.new_full((len(distances), most), torch.inf)
+    columns = row.new_zeros(len(distances), most)
+    own[row, place], columns[row, place] = distances[row, column], column
+    own, order = own.sort(dim=1, stable=True)
+    return own, columns.gather(1, order), count[:, None]
 
 
 MINERS: dict[
