@@ -179,7 +179,7 @@ def _batch_hard(
     far, own = distances.masked_fill(~positive, -torch.inf).max(1, keepdim=True)
     near, other = distances.masked_fill(~negative, torch.inf).min(1, keepdim=True)
     both = positive.any(1, keepdim=True) & negative.any(1, keepdim=True)
-    hinges = torch.where(both, margin + far - near, 0).clamp_(min=0)
+    hinges = (margin + far - near).clamp_(min=0)  # 0 of an anchor that lacks one: from -inf
     active = hinges > 0
     pulls = torch.zeros_like(distances)
     pulls.scatter_add_(1, own, active.to(pulls.dtype))

@@ -154,8 +154,8 @@ def run(batch):
 
 run(64)
 before = memory("VmRSS")
-run(2048)
-print((memory("VmHWM") - before) / (4 * 4096**2))
+run(3072)
+print((memory("VmHWM") - before) / (4 * 6144**2))
 """
 
 
@@ -168,4 +168,4 @@ def test_memory_stays_far_below_a_matrix_of_logits() -> None:
         check=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert float(done.stdout) < 0.4
+    assert float(done.stdout) < 0.5

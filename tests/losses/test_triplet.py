@@ -123,6 +123,15 @@ def test_of_equally_far_ones_the_first_is_taken(mining: Mining, chunk_size: int)
 
 
 @pytest.mark.parametrize("mining", MINERS)
+def test_a_hinge_of_0_pulls_at_nothing(mining: Mining) -> None:
+    # From 0: 3 + 1^2 - (-2)^2 = 0; from 1: 3 + 1^2 - 3^2.
+    line = torch.tensor([[0.0], [1.0], [-2.0]])
+    loss, told = TripletLoss(margin=3.0, mining=mining), torch.tensor([0, 0, 1])
+    found = outcome(lambda x: loss(x, None, SCALE, None, told), (line,))
+    assert_equal(found, tuple(map(torch.zeros_like, found)), tolerance=0)
+
+
+@pytest.mark.parametrize("mining", MINERS)
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_equal_features_are_finite(mining: Mining, distance: Distance) -> None:
     loss = TripletLoss(mining=mining, distance=distance)
