@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ def resolve_labels(labels: Labels) -> dict[str, tuple[str, ...]]:
 def _load(name: str) -> Dataset:
     """Return data that is named in place of labels; of a manifest with classes, nothing else."""
     known = list_manifests()
-    if name not in known and not Path(name.partition("@")[0]).exists():
+    # A list written as one text may be longer than a name can be, which `Path.exists` raises for.
+    there = os.path.exists(name.partition("@")[0])  # noqa: PTH110
+    if name not in known and not there:
         short = name if len(name) <= 40 else f"{name[:40]}…"
         endings = ", ".join(LABEL_SUFFIXES)
         raise ConfigError(

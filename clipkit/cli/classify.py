@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -106,11 +107,13 @@ def _classifier(
             if value is not None:
                 raise ConfigError(f"{name}: the classifier {model} was saved with its own")
         return ZeroShotClassifier.load(model)
-    if labels is None:
+    if labels is None or not labels.strip():
         raise ConfigError("--labels is missing: give two or more, such as --labels cat,dog")
     told: str | list[str] = [part.strip() for part in labels.split(",") if part.strip()]
     named = Path(labels).suffix.lower() in (*LABEL_SUFFIXES, ".yaml", ".yml")
-    if Path(labels).exists() or ("," not in labels and (named or labels in list_manifests())):
+    # A list may be longer than a name can be, which `Path.exists` raises for.
+    there = os.path.exists(labels)  # noqa: PTH110
+    if there or ("," not in labels and (named or labels in list_manifests())):
         told = labels
     if len(told) == 1 and other is None:
         raise ConfigError("--labels: there is one label only; give two or more, cat,dog")

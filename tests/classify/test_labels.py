@@ -36,6 +36,7 @@ def test_what_cannot_be_used(tmp_path: Path) -> None:
         (["cat", " "], "is empty"),
         ({"cat": []}, "needs text"),
         ("cats", "is neither data nor a file that ends in one of .txt"),
+        ("cat," * 2000, "is neither data nor a file"),
         (["x" * 10_485_760], "label 'x{20}'… has 10,485,760 characters; a label"),
         ({"cat": ["y" * 10_001]}, "has 10,001 characters"),
         (tmp_path / "gone.txt", "No such file"),

@@ -62,6 +62,7 @@ def test_what_cannot_be_used(run: Run, saved: Path, photos: Path, tmp_path: Path
     for words, sentence in (
         ([photos, "--labels", "gone.txt"], "labels file 'gone.txt' cannot be read"),
         ([photos, "--labels", "cat"], "one label only"),
+        ([photos, "--labels", ""], "--labels is missing"),
         ([photos, "--labels", "cat,cat"], "'cat' occurs twice"),
         (["/no/such.jpg", "--labels", "a,b"], "neither a file or folder"),
         ([empty, "--labels", "a,b"], "no images in"),
@@ -112,6 +113,14 @@ def test_a_saved_classifier_has_its_labels(
         result = run("classify", photos, *words)
         assert result.code == 2
         assert sentence in result.err
+
+
+def test_a_list_may_be_longer_than_a_name(run: Run, saved: Path, photos: Path) -> None:
+    labels = [f"a square of the colour {number}" for number in range(200)]
+    words = ["--labels", ",".join(labels), "--model", saved, "--top", 200, "--sample", 1]
+    result = run("classify", photos, *words)
+    assert result.code == 0, result.err
+    assert set(json.loads(result.out)["labels"]) == set(labels)
 
 
 def test_labels_of_data(run: Run, saved: Path, photos: Path, classes: Path) -> None:
