@@ -193,8 +193,11 @@ class ZeroShotClassifier(LabelScorer):
             DataError: none of the images can be read.
         """
         features, columns = self._labelled(images, labels)
-        if self._background and bool((columns == len(self._names)).any()):
-            raise ConfigError(f"labels: fit learns from images of the labels, not of {OTHER!r}")
+        if bool((columns == len(self._names)).any()):
+            raise ConfigError(
+                f"labels: fit learns from images of the labels, not of {OTHER!r}; calibrate takes"
+                " those too"
+            )
         self._head = self._others = None
         head = self._heads()[0]
         self._head, self.few_shot_ = adapt_head(head, features, columns, self.adapt)

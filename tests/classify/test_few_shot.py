@@ -119,14 +119,17 @@ def test_labels_that_the_data_has(model: DualEncoder, classes: Path) -> None:
     assert classifier.calibrate(str(classes)).images == len(files)
 
 
-def test_what_cannot_be_learned_from(model: DualEncoder, photos: Path, corrupt: Path) -> None:
-    classifier = ZeroShotClassifier(model, COLOURS, other="a photo")
+@pytest.mark.parametrize("other", ["a photo", 0.3])
+def test_what_cannot_be_learned_from(
+    model: DualEncoder, photos: Path, corrupt: Path, other: str | float
+) -> None:
+    classifier = ZeroShotClassifier(model, COLOURS, other=other)
     red = photos / "red0.png"
     for images, labels, error, words in (
         ([red], ["green", "red"], ConfigError, "2 labels for 1 images"),
         ([red], ["rad"], ConfigError, "'rad' is no class; did you mean 'red'"),
         ([red], None, ConfigError, "1 of 1 images have none; give one for each"),
-        ([red], ["other"], ConfigError, "not of 'other'"),
+        ([red], ["other"], ConfigError, "not of 'other'; calibrate takes those too"),
         ([photos / "gone.png"], ["red"], DataError, "none of the 1 images can be read"),
     ):
         with pytest.raises(error, match=words):
