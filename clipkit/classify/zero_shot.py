@@ -116,6 +116,11 @@ class ZeroShotClassifier(LabelScorer):
             encoder = model if isinstance(model, DualEncoder) else load(model)
         self._loaded = (model, encoder)
         self._encoder: DualEncoder = encoder
+        if len(self._names) < 2 and self.threshold_ is not None and self._similarity == "softmax":
+            raise ConfigError(
+                "other: by softmax the probability of one label alone is always 1; give a text for"
+                " `other`, such as 'a photo', or two labels"
+            )
         self._head: Head | None = None
         self._others: Head | None = None
         self._temperature = Temperature()

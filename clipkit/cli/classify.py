@@ -116,7 +116,10 @@ def _classifier(
     if there or ("," not in labels and (named or labels in list_manifests())):
         told = labels
     if len(told) == 1 and other is None:
-        raise ConfigError("--labels: there is one label only; give two or more, cat,dog")
+        raise ConfigError(
+            "--labels: there is one label only; give two or more, cat,dog, or say by --other what"
+            " else there may be ('a photo')"
+        )
     return ZeroShotClassifier(model, told, templates=templates or "simple", other=_other(other))
 
 

@@ -68,6 +68,9 @@ def test_one_label_needs_something_else(model: DualEncoder, photos: Path) -> Non
         ZeroShotClassifier(model, ["red"])
     alone = ZeroShotClassifier(model, ["red"], other="a photo of a blue square")
     assert set(alone.predict(photos)) <= {"red", "other"}
+    with pytest.raises(ConfigError, match="one label alone is always 1; give a text"):
+        ZeroShotClassifier(model, ["red"], other=0.5)
+    assert ZeroShotClassifier(model, ["red"], scores="sigmoid", other=0.5).threshold_ == 0.5
     with pytest.raises(ConfigError, match="'other' is what `other` answers"):
         ZeroShotClassifier(model, ["red", "other"], other=0.5)
     with pytest.raises(ConfigError, match="'other' is no class"):
