@@ -28,18 +28,19 @@ class Estimator:
             if name not in current:
                 raise ConfigError(f"{name!r} is no parameter{did_you_mean(name, current)}")
         if params:
-            self._construct({**current, **params})
+            made = self._copied({**current, **params})  # all stays where this raises
+            self.__dict__.update(made.__dict__)
         return self
-
-    def _construct(self, params: dict[str, Any]) -> None:
-        """Begin again with other parameters; what was loaded for an equal one may be kept."""
-        self.__init__(**params)  # type: ignore[misc]
 
     def __sklearn_clone__(self: Self) -> Self:
         """Return an unfitted copy; a model that was handed over is shared, not copied."""
+        return self._copied(self.get_params())
+
+    def _copied(self: Self, params: dict[str, Any]) -> Self:
+        """Return one of other parameters; what was loaded for an equal one may be kept."""
         made = object.__new__(type(self))
         made.__dict__.update(self.__dict__)
-        made._construct(self.get_params())
+        made.__init__(**params)  # type: ignore[misc]
         return made
 
     def __sklearn_is_fitted__(self) -> bool:

@@ -50,13 +50,18 @@ class LabelScorer(Estimator):
     def _heads(self) -> tuple[Head, Head | None]:
         """Encode the labels, and what stands for none of them, once."""
         if self._head is None:
-            names = list(self._names.values())
-            features = kept_class_features(self._encoder, names, self._prompts)
-            self._head = zero_shot_head(self._encoder, features)
-            if self._background:
-                texts = encode_texts(self._encoder, self._background)
-                self._others = zero_shot_head(self._encoder, texts)
+            self._head, self._others = self._encode_labels()
         return self._head, self._others
+
+    def _encode_labels(self) -> tuple[Head, Head | None]:
+        """Return the heads of the labels, and of what stands for none of them, by texts alone."""
+        names = list(self._names.values())
+        features = kept_class_features(self._encoder, names, self._prompts)
+        head = zero_shot_head(self._encoder, features)
+        if not self._background:
+            return head, None
+        texts = encode_texts(self._encoder, self._background)
+        return head, zero_shot_head(self._encoder, texts)
 
     def _join(self, features: Float[Tensor, "images dim"]) -> Float[Tensor, "images classes"]:
         """Return calibrated logits of features: of the labels, and of "other" by its prompts."""

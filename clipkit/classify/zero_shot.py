@@ -203,9 +203,9 @@ class ZeroShotClassifier(LabelScorer):
                 f"labels: fit learns from images of the labels, not of {OTHER!r}; calibrate takes"
                 " those too"
             )
-        self._head = self._others = None
-        head = self._heads()[0]
+        head, others = self._heads() if self.few_shot_ is None else self._encode_labels()
         self._head, self.few_shot_ = adapt_head(head, features, columns, self.adapt)
+        self._others = others
         self._temperature, self.calibration_ = Temperature(), None
         self.threshold_ = resolve_other(self.other)[1]
         return self
@@ -225,11 +225,11 @@ class ZeroShotClassifier(LabelScorer):
             ConfigError: a label that is none of the classes, or not one for each image.
             DataError: none of the images can be read, or none is of the labels.
         """
-        self._temperature = Temperature()
         features, columns = self._labelled(images, labels)
         known = columns < len(self.classes_)
         if not bool(known.any()):
             raise DataError(f"calibrate: all {len(columns)} images are of {OTHER!r}")
+        self._temperature = Temperature()
         logits = self._join(features)
         found = calibrate_head(logits[known], columns[known], self._similarity)
         self._temperature = found.temperature

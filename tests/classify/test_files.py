@@ -124,3 +124,18 @@ def test_what_cannot_be_written_or_read(model: DualEncoder, tmp_path: Path) -> N
             (folder / name).write_bytes(change)
         with pytest.raises(ModelError, match=words):
             ZeroShotClassifier.load(folder)
+
+
+def test_one_without_its_text_side_is_fitted_once(
+    model: DualEncoder, photos: Path, tmp_path: Path
+) -> None:
+    files = [photos / f"{colour}{n}.png" for colour in COLOURS for n in range(2)]
+    truth = [colour for colour in COLOURS for _ in range(2)]
+    made = ZeroShotClassifier(model, COLOURS, other="a photo")
+    made.save(tmp_path / "kept")
+    read = ZeroShotClassifier.load(tmp_path / "kept").fit(files, truth)
+    expected = made.fit(files, truth).predict_proba(files)
+    np.testing.assert_allclose(read.predict_proba(files), expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ModelError, match="without its text side"):
+        read.fit(files, truth)  # that would begin from the texts
+    np.testing.assert_allclose(read.predict_proba(files), expected, rtol=1e-4, atol=1e-6)

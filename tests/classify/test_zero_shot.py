@@ -112,6 +112,22 @@ def test_scikit_learn_manners(model: DualEncoder, classes: Path) -> None:
     assert copied.predict(files).tolist() == truth
 
 
+def test_what_fails_leaves_all_as_it_was(model: DualEncoder, classes: Path) -> None:
+    files = [classes / "red" / "0.png", classes / "blue" / "0.png"]
+    classifier = ZeroShotClassifier(model, LABELS, templates="plain")
+    classifier.fit(files, ["blue", "green"]).calibrate(files, ["red", "green"])
+    before = classifier.predict_proba(files)
+    for change in (
+        lambda: classifier.set_params(templates="nono"),
+        lambda: classifier.fit(files, ["rad", "blue"]),
+        lambda: classifier.calibrate(files, ["red"]),
+    ):
+        with pytest.raises(ConfigError):
+            change()
+        assert classifier.get_params()["templates"] == "plain"
+        np.testing.assert_array_equal(classifier.predict_proba(files), before)
+
+
 def test_no_images_and_no_model(model: DualEncoder) -> None:
     assert ZeroShotClassifier(model, LABELS).predict([]).tolist() == []
     assert ZeroShotClassifier(model, LABELS).predict_proba([]).shape == (0, 3)
