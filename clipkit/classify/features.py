@@ -55,9 +55,8 @@ def iter_features(
     Raises:
         DataError: something is no image, or the features are not the model's.
     """
-    total = (
-        len(images) if isinstance(images, Sized) and not isinstance(images, str | bytes) else None
-    )
+    countable = isinstance(images, Sized) and getattr(images, "ndim", 1) > 0
+    total = len(images) if countable and not isinstance(images, str | bytes) else None
     blocks = _given(model, images) if _are_features(images) else _encoded(model, images, batch_size)
     done = 0
     for block in blocks:

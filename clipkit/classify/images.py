@@ -3,6 +3,7 @@
 import glob
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from io import IOBase
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,13 @@ def as_samples(images: Images) -> Iterator[Sample]:
         yield Sample("image 0", _source(images, 0))
     elif isinstance(images, Dataset):
         yield from images
-    elif isinstance(images, Mapping) or not isinstance(images, Iterable):
+    elif not _is_list(images):
         raise DataError(f"images: {type(images).__name__} is neither an image nor a list of them")
+    elif isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[0] in (3, 4):
+        raise DataError(
+            f"images: an array {images.dtype} {list(images.shape)} is one picture whose channels"
+            f" come first, or {images.shape[0]} grey ones; give [height, width, channels], or a list"
+        )
     else:
         for at, item in enumerate(images):
             yield item if isinstance(item, Sample) else _sample(item, at)
@@ -70,11 +76,19 @@ def _by_name(name: str) -> Iterator[Sample]:
         yield from (replace(sample, id=prefix + sample.id) for sample in load_data(name))
 
 
+def _is_list(value: Any) -> bool:
+    """Say whether the items of something are images: not keys, names of columns or lines."""
+    a_frame = hasattr(value, "iloc") and hasattr(value, "columns")  # of pandas
+    if a_frame or isinstance(value, Mapping | IOBase):
+        return False
+    return isinstance(value, Iterable) and getattr(value, "ndim", 1) > 0
+
+
 def _is_picture(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.ndim == 3
     return isinstance(value, np.ndarray) and (
-        value.ndim == 2 or (value.ndim == 3 and value.shape[2] in (1, 3, 4))
+        value.ndim == 2 or (value.ndim == 3 and value.shape[2] in (1, 2, 3, 4))
     )
 
 
