@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from clipkit.errors import ConfigError
@@ -90,13 +91,13 @@ class Kept:
         path: the file; nothing is kept when `None`.
 
     Raises:
-        ConfigError: its folder is missing.
+        ConfigError: it cannot be written.
     """
 
     def __init__(self, path: Path | None) -> None:
         """Read what is there, if it was written for this."""
-        if path is not None and not path.parent.is_dir():
-            raise ConfigError(f"{path} cannot be written: No such file or directory: {path.parent}")
+        if path is not None:
+            _check_writable(path)
         self.path = path
         self._there = {score.key(): score for score in _read(path)} if path else {}
 
@@ -121,6 +122,28 @@ class Kept:
         if self.path is not None:
             text = json.dumps(evaluation.content(), indent=2) + "\n"
             replace_file(self.path, text.encode())
+
+
+def _check_writable(path: Path) -> None:
+    """Raise ConfigError for a file that could not be written once all is computed."""
+    if path.is_dir():
+        raise ConfigError(f"{path} cannot be written: it is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path} cannot be written: No such file or directory: {path.parent}")
+    check_folder(path.parent, f"{path} cannot be written")
+
+
+def check_folder(folder: Path, what: str) -> None:
+    """Raise ConfigError for a folder in which no file can be made.
+
+    Args:
+        folder: it is there.
+        what: how the sentence begins.
+    """
+    try:
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(f"{what}: no file can be made in {folder}: {error.strerror}") from None
 
 
 def _fields(score: Score) -> dict[str, Any]:

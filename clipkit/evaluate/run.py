@@ -10,10 +10,11 @@ from typing import TypeVar
 
 from clipkit.data.dataset import Dataset
 from clipkit.data.load import load_data
+from clipkit.data.rejects import Rejects
 from clipkit.errors import ClipkitError, ConfigError
 from clipkit.evaluate.encoder import DirectEncoder
 from clipkit.evaluate.linear_probe import LinearProbe
-from clipkit.evaluate.results import Evaluation, Kept, Score
+from clipkit.evaluate.results import Evaluation, Kept, Score, check_folder
 from clipkit.evaluate.tasks import AnyEvaluator, Task
 from clipkit.evaluate.zero_shot import ZeroShot
 from clipkit.models import DualEncoder, load
@@ -68,7 +69,10 @@ def evaluate(
         >>> scores[0].metrics["mean_recall"]  # doctest: +SKIP
         0.77
     """
+    Rejects(max_rejected)  # what cannot be used is told before the work
     kept = Kept(None if out is None else Path(out))
+    if details is not None:
+        _make_folder(Path(details))
     plan = Task(
         (task,) if isinstance(task, str) else tuple(task or ()),
         templates,
@@ -172,6 +176,15 @@ class _Work:
         except (ClipkitError, OSError) as error:
             told = str(error)
             self.failures.append((told if what in told else f"{what}: {told}", error))
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of details, or raise ConfigError, before there is anything to write."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"details: {folder} is no folder: {error.strerror}") from None
+    check_folder(folder, "details")
 
 
 def _load_data(given: Data, progress: PartProgress | None) -> Dataset:

@@ -85,3 +85,8 @@ def test_nothing_is_kept_without_a_file_and_its_folder_must_be_there(tmp_path: P
     assert Kept(None).find(SCORE) is None
     with pytest.raises(ConfigError, match="No such file or directory"):
         Kept(tmp_path / "none" / "scores.json")
+    with pytest.raises(ConfigError, match="it is a folder; name a file in it"):
+        Kept(tmp_path)
+    if Path("/proc").is_dir():  # where nobody can make a file
+        with pytest.raises(ConfigError, match="no file can be made in /proc"):
+            Kept(Path("/proc/scores.json"))

@@ -91,6 +91,22 @@ def test_nothing_scored_is_an_error(model: DualEncoder, photos: Path) -> None:
         evaluate(model, [])
 
 
+def test_what_cannot_be_done_is_told_before_the_work(
+    model: DualEncoder, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipkit.evaluate.run.load_data", lambda *_, **__: pytest.fail("it began"))
+    (tmp_path / "file").touch()
+    for options, words in (
+        ({"out": tmp_path}, "it is a folder; name a file"),
+        ({"details": tmp_path / "file"}, "details: .* is no folder: File exists"),
+        ({"details": tmp_path / "file" / "in"}, "details: .* is no folder: Not a directory"),
+        ({"max_rejected": 2.0}, "max_rejected must be a share between 0 and 1, not 2.0"),
+        ({"max_rejected": float("nan")}, "max_rejected must be a share between 0 and 1, not nan"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            evaluate(model, photos, **options)  # type: ignore[arg-type]
+
+
 def test_a_second_call_computes_nothing_again(
     two: list[DualEncoder], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
