@@ -115,7 +115,7 @@ def _classifier(
     there = os.path.exists(labels)  # noqa: PTH110
     if there or ("," not in labels and (named or labels in list_manifests())):
         told = labels
-    if len(told) == 1 and other is None:
+    if isinstance(told, list) and len(told) == 1 and other is None:
         raise ConfigError(
             "--labels: there is one label only; give two or more, cat,dog, or say by --other what"
             " else there may be ('a photo')"

@@ -123,7 +123,13 @@ def test_a_list_may_be_longer_than_a_name(run: Run, saved: Path, photos: Path) -
     assert set(json.loads(result.out)["labels"]) == set(labels)
 
 
-def test_labels_of_data(run: Run, saved: Path, photos: Path, classes: Path) -> None:
+def test_labels_of_data(
+    run: Run, saved: Path, photos: Path, classes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = run("classify", photos, "--labels", classes, "--model", saved, "--top", 9).out
     names = sorted(path.name for path in classes.iterdir())
+    assert sorted(json.loads(lines.splitlines()[0])["labels"]) == names
+    monkeypatch.chdir(classes.parent)
+    classes.rename("c")  # a name of one letter is no list of one label
+    lines = run("classify", photos, "--labels", "c", "--model", saved, "--top", 9).out
     assert sorted(json.loads(lines.splitlines()[0])["labels"]) == names
