@@ -54,7 +54,7 @@ def as_samples(images: Images) -> Iterator[Sample]:
     elif isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[0] in (3, 4):
         raise DataError(
             f"images: an array {images.dtype} {list(images.shape)} is one picture whose channels"
-            f" come first, or {images.shape[0]} grey ones; give [height, width, channels], or a list"
+            f" come first, or {images.shape[0]} grey ones; give [height, width, 3], or a list"
         )
     else:
         for at, item in enumerate(images):
