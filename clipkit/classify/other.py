@@ -1,13 +1,16 @@
 """None of the labels: a threshold, or prompts of what else there may be."""
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from clipkit.errors import ConfigError
 
 OTHER = "other"
 """What is answered for an image that is of none of the labels."""
 
-Other = float | str | Sequence[str] | None
+Other = float | np.number[Any] | str | Sequence[str] | None
 """A probability that the likeliest label must have, or texts that stand for anything else."""
 
 
@@ -22,7 +25,7 @@ def resolve_other(other: Other) -> tuple[tuple[str, ...], float | None]:
     """
     if other is None:
         return (), None
-    if isinstance(other, int | float):
+    if isinstance(other, int | float | np.number):
         if isinstance(other, bool) or not 0 < other < 1:
             raise ConfigError(f"other: a threshold lies between 0 and 1, not {other!r}")
         return (), float(other)

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,13 @@ LABELS = ["red", "green", "blue"]
 def test_what_stands_for_nothing_is_refused(other: object) -> None:
     with pytest.raises(ConfigError, match=r"^other: "):
         resolve_other(other)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_a_threshold_may_be_a_number_of_numpy(kind: type[np.floating[Any]]) -> None:
+    assert resolve_other(kind(0.25)) == ((), 0.25)
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        resolve_other(kind(1))
 
 
 def test_below_a_threshold_no_label_is_answered(model: DualEncoder, photos: Path) -> None:
