@@ -57,7 +57,7 @@ def iter_features(
     """
     countable = isinstance(images, Sized) and getattr(images, "ndim", 1) > 0
     total = len(images) if countable and not isinstance(images, str | bytes) else None
-    blocks = _given(model, images) if _are_features(images) else _encoded(model, images, batch_size)
+    blocks = _given(model, images) if are_features(images) else _encoded(model, images, batch_size)
     done = 0
     for block in blocks:
         done += block.size
@@ -66,7 +66,8 @@ def iter_features(
         yield block
 
 
-def _are_features(images: Images) -> bool:
+def are_features(images: Images) -> bool:
+    """Say whether images are features that are there already."""
     if isinstance(images, Tensor):
         return images.ndim == 2 and images.is_floating_point()
     return isinstance(images, np.ndarray) and images.ndim == 2 and images.dtype.kind == "f"

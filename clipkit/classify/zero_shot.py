@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from clipkit.classify.features import are_features
 from clipkit.classify.few_shot import ADAPT, Adapt, FewShot, adapt_head
 from clipkit.classify.files import ClassifierFile, read_classifier, write_classifier
 from clipkit.classify.head import Head
@@ -179,6 +180,8 @@ class ZeroShotClassifier(LabelScorer):
         Raises:
             ConfigError: a label that is none of the classes, or not one for each image.
         """
+        if labels is None and are_features(images):
+            raise ConfigError("labels: features come without; give one for each row")
         if labels is None:
             samples = list(as_samples(images))
             images, labels = samples, [sample.label for sample in samples]

@@ -105,6 +105,8 @@ def test_scikit_learn_manners(model: DualEncoder, classes: Path) -> None:
     assert classifier.score(files, truth) == 1.0
     with pytest.raises(ConfigError, match="'grean' is no class; did you mean 'green'"):
         classifier.score(files, ["grean", "red"])
+    with pytest.raises(ConfigError, match="features come without; give one for each row"):
+        classifier.score(np.ones((2, model.dim), np.float32))
     with pytest.raises(ConfigError, match="1 labels for 2 images"):
         classifier.score(files, ["red"])
     copied = clone(classifier)

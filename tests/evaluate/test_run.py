@@ -104,7 +104,7 @@ def test_what_cannot_be_done_is_told_before_the_work(
         ({"max_rejected": float("nan")}, "max_rejected must be a share between 0 and 1, not nan"),
     ):
         with pytest.raises(ConfigError, match=words):
-            evaluate(model, photos, **options)  # type: ignore[arg-type]
+            evaluate(model, photos, **options)
 
 
 def test_a_second_call_computes_nothing_again(
