@@ -148,16 +148,14 @@ def _print(lines: list[dict[str, Any]], format: str) -> None:
             for label, p in line.get("labels", {"": ""}).items():
                 writer.writerow([*about, label, p, line.get("error", "")])
         return
+    # An answer has a column of its own where it is not always the likeliest label.
+    below = any(line["label"] not in line["labels"] for line in lines if "labels" in line)
+    first = ["image", *["caption"] * any("caption" in line for line in lines), *["label"] * below]
+    most = max(len(line.get("labels", "1")) for line in lines)
+    columns = [{"label": "answer"}.get(name, name) for name in first]
     told = []
     for line in lines:
-        pairs = line.get("labels", {}).items()
-        words = [f"{label} {percent(p)}" for label, p in pairs]
-        if pairs and line["label"] not in line["labels"]:
-            words.insert(0, line["label"])
-        told.append([line["image"], line.get("caption", ""), *(words or [line["error"]])])
-    width = max(map(len, told))
-    columns = ["image", "caption", *(f"{n}." for n in range(1, width - 1))]
-    told = [line + [""] * (width - len(line)) for line in told]
-    if not any(line[1] for line in told):
-        told, columns = [[line[0], *line[2:]] for line in told], ["image", *columns[2:]]
-    terminal.out().print(terminal.rows(columns, told))
+        words = [f"{label} {percent(p)}" for label, p in line.get("labels", {}).items()]
+        cells = [line.get(name, "") for name in first] + (words or [line["error"]])
+        told.append(cells + [""] * (len(first) + most - len(cells)))
+    terminal.out().print(terminal.rows([*columns, *(f"{n + 1}." for n in range(most))], told))

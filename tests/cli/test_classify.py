@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,12 @@ def test_none_of_the_labels(run: Run, saved: Path, photos: Path, tmp_path: Path)
     ]
     table = run(*common, "--other", cut, "--format", "table").out
     assert table.count("other") == sum(line["label"] == "other" for line in told)
+    lines_shown = [line for line in table.splitlines() if line[0] in "┃│"]
+    head, *cells = [re.split("[┃│]", line) for line in lines_shown]
+    assert [word.strip() for word in head[2:-1]] == ["caption", "answer", "1.", "2.", "3."]
+    answers = [cell[3].strip() for cell in cells if cell[3].strip()]
+    assert answers == [line["label"] for line in told]
+    assert all("%" in cell[4] for cell in cells if cell[3].strip())
     rows = list(csv.DictReader(run(*common, "--other", cut, "--format", "csv").out.splitlines()))
     assert {row["answer"] for row in rows} <= {"red", "green", "blue", "other"}
     text = [json.loads(line) for line in run(*common, "--other", "a photo").out.splitlines()]
