@@ -6,6 +6,7 @@ model/              the image tower and its projection, see `models.image_side`
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -117,7 +118,9 @@ def read_classifier(folder: Path) -> tuple[ClassifierFile, ImageSide]:
                 raise ModelError(f"{folder} lacks its file {name}")
             if file_sha256(folder / name) != digest:
                 raise ModelError(f"{folder / name} was changed after it was saved (sha256 differs)")
-        return _content(told, read_tensors(folder / HEAD)), load_image_side(folder / MODEL)
+        content = _content(told, read_tensors(folder / HEAD))
+        _check(content)
+        return content, load_image_side(folder / MODEL)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is damaged: {error!r}") from None
 
@@ -132,6 +135,18 @@ def _tensors(content: ClassifierFile) -> dict[str, Tensor]:
     if others is not None:
         tensors |= {"other_weights": others.weights, "other_bias": others.bias}
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _check(content: ClassifierFile) -> None:
+    """Raise ValueError for what a hand at work in the file may have made of it."""
+    rows = len(content.head.weights)
+    if len(content.labels) != rows or len(content.head.bias) != rows:
+        raise ValueError(f"{len(content.labels)} labels for {rows} rows of weights")
+    temperature = content.temperature
+    if not (0 < temperature.value < math.inf and math.isfinite(temperature.shift)):
+        raise ValueError(f"temperature {temperature.value!r}, shift {temperature.shift!r}")
+    if content.threshold is not None and not 0 <= content.threshold <= 1:
+        raise ValueError(f"threshold {content.threshold!r}")
 
 
 def _content(told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ClassifierFile:

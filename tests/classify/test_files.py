@@ -139,3 +139,24 @@ def test_one_without_its_text_side_is_fitted_once(
     with pytest.raises(ModelError, match="without its text side"):
         read.fit(files, truth)  # that would begin from the texts
     np.testing.assert_allclose(read.predict_proba(files), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"labels": {"red": ["red"]}}, "1 labels for 3 rows of weights"),
+        ({"temperature": {"value": 0.0, "shift": 0.0}}, "temperature 0.0"),
+        ({"temperature": {"value": "a", "shift": 0.0}}, "Type"),
+        ({"threshold": "x"}, "Type"),
+        ({"threshold": 2.0}, "threshold 2.0"),
+    ],
+    ids=["labels", "zero", "text", "threshold", "above"],
+)
+def test_what_a_hand_changed_is_told(
+    model: DualEncoder, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    ZeroShotClassifier(model, COLOURS).save(tmp_path)
+    told = tmp_path / "classifier.json"
+    told.write_text(json.dumps({**json.loads(told.read_text()), **change}))
+    with pytest.raises(ModelError, match=f"is damaged: .*{words}"):
+        ZeroShotClassifier.load(tmp_path)
