@@ -93,6 +93,8 @@ def adapt_head(
         labels: columns of the head.
         adapt: a member of `ADAPT`.
     """
+    if adapt == "auto" and len(labels.unique()) < len(head.bias):
+        adapt = "linear"  # votes, which labels without images do not have, would drown those
     folds = _folds(labels, len(head.bias))
     zero_shot = _right(head(features), labels)
     if not folds or adapt == "none":
@@ -168,6 +170,8 @@ def _heads(
 ) -> Iterator[Head]:
     """Yield the head of each choice; a linear one begins its search at the one before it."""
     scale = float(head.weights.norm(dim=1).mean())
+    # Labels without images keep their prompts: nothing is known that would speak against them.
+    seen, own = labels.unique(return_inverse=True)
     begin = None
     for choice in choices:
         if choice.method == "none":
@@ -179,15 +183,17 @@ def _heads(
         else:
             begin = fit_linear_head(
                 features,
-                labels,
-                len(head.bias),
+                own,
+                len(seen),
                 penalty=choice.penalty,
-                start=head.weights,
+                start=head.weights[seen],
                 bias=False,
                 begin=begin,
                 steps=STEPS,
             )
-            yield Head(begin[0], head.bias)
+            weights = head.weights.clone()
+            weights[seen] = begin[0]
+            yield Head(weights, head.bias)
 
 
 def _right(logits: Float[Tensor, "images classes"], labels: Int[Tensor, " images"]) -> float:

@@ -197,10 +197,14 @@ class ZeroShotClassifier(LabelScorer):
         calibration. Images that cannot be read are left out, see `rejects_`.
 
         Raises:
-            ConfigError: a label that is none of the classes, or not one for each image.
+            ConfigError: a label that is none of the classes, or not one for each image, or all
+                images of one label.
             DataError: none of the images can be read.
         """
         features, columns = self._labelled(images, labels)
+        if len(self._names) > 1 and len(columns.unique()) == 1:
+            only = [*self._names, OTHER][int(columns[0])]
+            raise ConfigError(f"labels: all images are of {only!r}; fit learns from two or more")
         if bool((columns == len(self._names)).any()):
             raise ConfigError(
                 f"labels: fit learns from images of the labels, not of {OTHER!r}; calibrate takes"

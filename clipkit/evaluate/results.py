@@ -91,13 +91,14 @@ class Kept:
         path: the file; nothing is kept when `None`.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: it cannot be written, or holds something else than scores.
     """
 
     def __init__(self, path: Path | None) -> None:
         """Read what is there, if it was written for this."""
         if path is not None:
             _check_writable(path)
+            _check_kind(path)
         self.path = path
         self._there = {score.key(): score for score in _read(path)} if path else {}
 
@@ -131,6 +132,17 @@ def _check_writable(path: Path) -> None:
     if not path.parent.is_dir():
         raise ConfigError(f"{path} cannot be written: No such file or directory: {path.parent}")
     check_folder(path.parent, f"{path} cannot be written")
+
+
+def _check_kind(path: Path) -> None:
+    """Raise ConfigError for a file that has something in it which is no scores."""
+    try:
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        content = json.loads(text) if text.strip() else {"metrics": {}}
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or not {"metrics", "format"} & set(content):
+        raise ConfigError(f"{path} holds something else than scores: name another file")
 
 
 def check_folder(folder: Path, what: str) -> None:

@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.export_memory [1000 100000 ...]
 
-A parquet file of so many rows, which name links to 50 small JPEGs, with a caption and two further columns; a
-tiny image tower with random weights, so that what is measured is all the rest. Each size runs in a
-process of its own, after a warm-up on 100 rows.
+A parquet file of so many rows, which name links to 50 small JPEGs, with a caption and two further
+columns; a tiny image tower with random weights, so that what is measured is all the rest. Each size
+runs in a process of its own, after a warm-up on 100 rows.
 """
 
 import os

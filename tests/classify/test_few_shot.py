@@ -129,12 +129,27 @@ def test_what_cannot_be_learned_from(
         ([red], ["green", "red"], ConfigError, "2 labels for 1 images"),
         ([red], ["rad"], ConfigError, "'rad' is no class; did you mean 'red'"),
         ([red], None, ConfigError, "1 of 1 images have none; give one for each"),
-        ([red], ["other"], ConfigError, "not of 'other'; calibrate takes those too"),
+        ([red, red], ["red", "other"], ConfigError, "not of 'other'; calibrate takes those"),
+        ([red, red], ["red", "red"], ConfigError, "all images are of 'red'; fit learns from"),
         ([photos / "gone.png"], ["red"], DataError, "none of the 1 images can be read"),
     ):
         with pytest.raises(error, match=words):
             classifier.fit(images, labels)
-    classifier.fit([corrupt / "red1.png", corrupt / "red0.png"], ["red", "red"])
+    images = [corrupt / "red1.png", corrupt / "red0.png", corrupt / "blue0.png"]
+    classifier.fit(images, ["red", "red", "blue"])
     assert [reject.reason for reject in classifier.rejects_] == ["cannot identify image file"]
     assert classifier.few_shot_ is not None
-    assert classifier.few_shot_.images == 1
+    assert classifier.few_shot_.images == 2
+
+
+@pytest.mark.parametrize("adapt", ["linear", "auto"])
+def test_labels_without_images_keep_their_prompts(adapt: str) -> None:
+    head = poor_head()
+    features, labels = blobs(6)
+    some = labels < 2
+    made, told = adapt_head(head, features[some], labels[some], adapt)  # type: ignore[arg-type]
+    assert told.choice.method == "linear"
+    assert torch.equal(made.weights[2:], head.weights[2:])
+    test, truth = blobs(200, seed=3)
+    before = accuracy(head, test[truth >= 2], truth[truth >= 2])
+    assert accuracy(made, test[truth >= 2], truth[truth >= 2]) > 0.5 * before

@@ -53,15 +53,24 @@ def test_others_stay_until_the_command_is_done(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"format": 0, "results": []}', '{"format": 1}', '{"metrics": {}}']
+    "text", ["", '{"format": 0, "results": []}', '{"format": 1}', '{"metrics": {}}']
 )
-def test_a_file_of_something_else_is_written_over(tmp_path: Path, text: str) -> None:
+def test_scores_of_another_kind_are_written_over(tmp_path: Path, text: str) -> None:
     path = tmp_path / "scores.json"
     path.write_text(text)
     kept = Kept(path)
     assert kept.find(SCORE) is None
     kept.write([SCORE])
     assert Kept(path).find(SCORE) == SCORE
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"image": "a"}\n{"image": "b"}', "a,b", "{}"])
+def test_a_file_of_something_else_is_left_alone(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "scores.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="holds something else than scores: name another file"):
+        Kept(path)
+    assert path.read_text() == text
 
 
 def test_the_content_of_one_model_and_of_several() -> None:
