@@ -1,10 +1,14 @@
 """Work on rows in threads, ahead of who takes the results, in order; and never waiting for ever."""
 
+import atexit
 import queue
 import threading
+import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from typing import Generic, TypeVar
+from functools import cache
+from typing import Any, Generic, TypeVar
 
 from clipkit.errors import ClipkitError, ConfigError, DataError
 
@@ -13,6 +17,10 @@ R = TypeVar("R")
 
 STALL_SECONDS = 300.0
 """A row whose image is not read and decoded after so many seconds ends the work."""
+
+
+EXIT_SECONDS = 3.0
+"""How long the end of the process waits for rows that threads are at work on."""
 
 
 class _Job(Generic[T, R]):
@@ -62,11 +70,9 @@ def map_ahead(
         return
     jobs: queue.SimpleQueue[_Job[T, R] | None] = queue.SimpleQueue()
     waiting: deque[_Job[T, R]] = deque()
-    stop = threading.Event()
-    for number in range(threads):
-        threading.Thread(
-            target=_serve, args=(work, jobs, stop), name=f"clipkit-{number}", daemon=True
-        ).start()
+    servers = [_Server(work, jobs, f"clipkit-{number}") for number in range(threads)]
+    for server in servers:
+        server.start()
     try:
         for item in items:
             job = _Job[T, R](item)
@@ -77,18 +83,51 @@ def map_ahead(
         while waiting:
             yield _take(waiting.popleft(), name, patience)
     finally:
-        stop.set()
-        for _ in range(threads):
-            jobs.put(None)
+        for server in servers:
+            server.ask_to_end()
 
 
-def _serve(
-    work: Callable[[T], R],
-    jobs: "queue.SimpleQueue[_Job[T, R] | None]",
-    stop: threading.Event,
-) -> None:
-    while (job := jobs.get()) is not None and not stop.is_set():
-        _do(work, job)
+class _Server(threading.Thread):
+    """A thread that does jobs until it is asked to end.
+
+    One that hangs must not keep the process from ending, so it is a daemon. But a daemon that the
+    end of the process meets in the code of a library can abort the process, so the end waits.
+    """
+
+    def __init__(
+        self, work: Callable[[Any], Any], jobs: "queue.SimpleQueue[Any]", name: str
+    ) -> None:
+        super().__init__(name=name, daemon=True)
+        self._work, self._jobs, self._asked = work, jobs, threading.Event()
+        _wait_at_exit()
+        _SERVERS.add(self)
+
+    def run(self) -> None:
+        while (job := self._jobs.get()) is not None and not self._asked.is_set():
+            _do(self._work, job)
+
+    def ask_to_end(self) -> None:
+        self._asked.set()
+        self._jobs.put(None)
+
+
+_SERVERS: "weakref.WeakSet[_Server]" = weakref.WeakSet()
+
+
+@cache
+def _wait_at_exit() -> None:
+    """Have the end of the process wait for the threads, once."""
+    atexit.register(_end_servers)
+
+
+def _end_servers() -> None:
+    until = time.monotonic() + EXIT_SECONDS
+    servers = list(_SERVERS)
+    for server in servers:
+        server.ask_to_end()
+    for server in servers:
+        if server.is_alive():
+            server.join(max(0.0, until - time.monotonic()))
 
 
 def _do(work: Callable[[T], R], job: _Job[T, R]) -> None:

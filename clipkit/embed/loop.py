@@ -96,10 +96,11 @@ class Loop:
         saved = time.monotonic()
         before = self.done
         items, what = self._items(), self.info.what
+        chunks_to_come = encode_stream(
+            self.encoder, items, what, dim=self.info.dim, reuse=self.reuse
+        )
         try:
-            for chunk in encode_stream(
-                self.encoder, items, what, dim=self.info.dim, reuse=self.reuse
-            ):
+            for chunk in chunks_to_come:
                 chunks.append(chunk)
                 self._count(chunk)
                 ends = self._ends_unit(chunk.stop)
@@ -115,6 +116,7 @@ class Loop:
                     self._stop_if_asked()
                 self.rejects.check(self.rows)
         finally:
+            chunks_to_come.close()  # what is read ahead is read no further
             for lock in self.locks.values():
                 lock.give_back()
             self.locks.clear()

@@ -6,7 +6,7 @@ nothing waits for its batch to fill. So a store that was made in pieces has the 
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,7 +136,7 @@ def encode_stream(
     *,
     dim: int,
     reuse: Reuse | None = None,
-) -> Iterator[Chunk]:
+) -> Generator[Chunk, None, None]:
     """Encode samples in order, and yield them wherever nothing waits for its batch to fill.
 
     Args:

@@ -97,3 +97,24 @@ def test_own_errors_pass_as_they_are() -> None:
 def test_workers_below_zero_are_refused() -> None:
     with pytest.raises(ConfigError, match="workers must be at least 0, not -1"):
         list(map_ahead(str, [1], threads=-1, ahead=1, name=str))
+
+
+def test_the_end_of_the_process_waits_for_what_threads_are_at() -> None:
+    code = """
+import sys, time
+from clipkit.data.ahead import map_ahead
+def work(item):
+    if item:
+        time.sleep(0.5)
+        sys.stdout.write("whole\\n")
+        sys.stdout.flush()
+    return item
+results = map_ahead(work, range(9), threads=1, ahead=4, name=str)
+next(results)
+time.sleep(0.1)
+sys.exit(2)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "whole\n", "")
