@@ -1,11 +1,14 @@
 """Devices, processes and precision. The only import of accelerate."""
 
+import atexit
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
@@ -99,4 +102,20 @@ def _state() -> PartialState:
     where there is nothing else. Several processes would each be alone without that.
     """
     alone = not torch.accelerator.is_available()
-    return PartialState(cpu=alone or parse_flag_from_env("ACCELERATE_USE_CPU"))
+    state = PartialState(cpu=alone or parse_flag_from_env("ACCELERATE_USE_CPU"))
+    _part_at_exit()
+    return state
+
+
+@cache
+def _part_at_exit() -> None:
+    """Have the end of the process part the processes, once.
+
+    The threads of a group that is still there when Python ends can abort the process.
+    """
+    atexit.register(_part)
+
+
+def _part() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

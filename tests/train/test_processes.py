@@ -1,3 +1,4 @@
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ from clipkit.train.processes import (
     tracking,
     wait_for_everyone,
 )
+from tests.processes import start_processes
 
 
 def test_one_process_is_the_main_one_and_waits_for_nobody() -> None:
@@ -30,3 +32,16 @@ def test_trackers_finish_however_it_ends() -> None:
     with pytest.raises(ValueError, match="x"), tracking(SimpleNamespace(trackers=trackers)):
         raise ValueError("x")
     assert finished == [1, 2, 1, 2]
+
+
+def test_processes_part_before_they_end() -> None:
+    code = (
+        "import atexit, torch.distributed as dist\n"
+        "atexit.register(lambda: print('parted', not dist.is_initialized()))\n"  # runs last
+        "from clipkit.train.processes import is_main_process, wait_for_everyone\n"
+        "is_main_process(); wait_for_everyone(); print('together', dist.is_initialized())\n"
+    )
+    started = start_processes([sys.executable, "-c", code], 2)
+    told = [process.communicate(timeout=300)[0].decode() for process in started]
+    assert [process.returncode for process in started] == [0, 0], told
+    assert all("together True" in said and "parted True" in said for said in told), told
