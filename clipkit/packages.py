@@ -84,14 +84,24 @@ def new_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(staging)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file that appears whole."""
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Give the name of a file to write that takes the place of another once it is whole.
+
+    Args:
+        path: what it becomes at the end; where the writing fails, what is there stays.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with part.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
+        yield part
+        with part.open("r+b") as stream:
             os.fsync(stream.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file that appears whole."""
+    with new_file(path) as part:
+        part.write_bytes(content)

@@ -8,6 +8,8 @@ from clipkit.packages import (
     cache_folder,
     default_threads,
     file_sha256,
+    new_file,
+    new_folder,
     package_folder,
     replace_file,
     shipped_folder,
@@ -55,3 +57,22 @@ def test_a_file_is_replaced_whole_or_not_at_all(
         replace_file(path, b"half")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_written_by_others_appears_whole_too(tmp_path: Path) -> None:
+    path, folder = tmp_path / "file", tmp_path / "deep" / "folder"
+    for text in ("old", "new"):
+        with new_file(path) as part, new_folder(folder) as staging:
+            part.write_text(text)
+            (staging / text).touch()
+            assert part != path
+    with pytest.raises(ValueError, match="no"), new_file(path) as part:
+        part.write_text("half")
+        raise ValueError("no")
+    with pytest.raises(ValueError, match="no"), new_folder(folder) as staging:
+        (staging / "half").touch()
+        raise ValueError("no")
+    assert path.read_text() == "new"
+    assert [each.name for each in folder.iterdir()] == ["new"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["deep", "file"]
+    assert list(folder.parent.iterdir()) == [folder]

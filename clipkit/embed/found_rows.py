@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 
 from clipkit.embed.store import EmbeddingStore
 from clipkit.errors import StoreError
+from clipkit.packages import new_file
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 COLUMNS = ("id", "kind", "label", "caption", "path")
@@ -58,21 +58,16 @@ def write_listing(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """
     check_listing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     count = 0
-    try:
-        with _WRITERS[path.suffix.lower()](part) as write:
-            chunk: list[Mapping[str, Any]] = []
-            for row in rows:
-                chunk.append(row)
-                count += 1
-                if len(chunk) == _CHUNK:
-                    write(chunk)
-                    chunk = []
-            write(chunk)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with new_file(path) as part, _WRITERS[path.suffix.lower()](part) as write:
+        chunk: list[Mapping[str, Any]] = []
+        for row in rows:
+            chunk.append(row)
+            count += 1
+            if len(chunk) == _CHUNK:
+                write(chunk)
+                chunk = []
+        write(chunk)
     return count
 
 

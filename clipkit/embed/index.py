@@ -9,7 +9,6 @@ when the index is made, and it is searched as widely as the recall that is wante
 """
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from jaxtyping import Bool, Float
 from clipkit.embed.search import Nearest, exact_scores, nearest_rows
 from clipkit.embed.vectors import SEARCH, Vectors
 from clipkit.errors import ConfigError, MissingExtraError, StoreError
-from clipkit.packages import default_threads, replace_file
+from clipkit.packages import default_threads, new_file, replace_file
 from clipkit.types import Progress
 
 EXPANSIONS = (32, 64, 128, 256, 512, 1024, 2048)
@@ -170,12 +169,8 @@ def build_index(
     target = _path(folder, kind, "usearch")
     target.parent.mkdir(parents=True, exist_ok=True)
     _path(folder, kind, "json").unlink(missing_ok=True)  # the graph is not what it tells of
-    part = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    with new_file(target) as part:
         graph.save(str(part))
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
     replace_file(_path(folder, kind, "json"), json.dumps(asdict(info), indent=2).encode() + b"\n")
     return info
 

@@ -13,7 +13,6 @@ process stays as small as it looks.
 import errno
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
@@ -27,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from clipkit.errors import StoreError
-from clipkit.packages import cache_folder
+from clipkit.packages import cache_folder, new_file
 
 SEARCH = "search"
 IN_MEMORY = 32 << 20
@@ -162,22 +161,16 @@ def write_vectors(
         StoreError: there are more or fewer rows than that.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     written = 0
-    try:
+    with new_file(path) as part:
         with part.open("wb") as stream:
             header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (rows, dim)}
             np.lib.format.write_array_header_1_0(stream, header)
             for block in parts:
                 stream.write(np.ascontiguousarray(block, dtype).data)
                 written += len(block)
-            stream.flush()
-            os.fsync(stream.fileno())
         if written != rows:
             raise StoreError(f"{path.parent.parent}: {written} rows in the shards, {rows} told")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def find_vectors(
