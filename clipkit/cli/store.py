@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipkit.cli.store_uses import duplicates, filter_pairs, kmeans, outliers
+from clipkit.cli.store_uses import Store, duplicates, filter_pairs, kmeans, outliers
 from clipkit.errors import ConfigError
 
 app = typer.Typer(
@@ -17,7 +17,6 @@ app.command("outliers")(outliers)
 app.command("kmeans")(kmeans)
 app.command("filter")(filter_pairs)
 
-Store = Annotated[Path, typer.Argument(help="A folder that `clipkit embed` wrote.")]
 Kind = Annotated[str | None, typer.Option(help="Only image rows, or only text rows.")]
 
 
@@ -58,6 +57,7 @@ def verify(store: Store) -> None:
 def info(store: Store) -> None:
     """Say what is in a store."""
     from clipkit.embed.index import index_infos
+    from clipkit.embed.rows import RESERVED
     from clipkit.embed.store import EmbeddingStore
     from clipkit.report import terminal
 
@@ -65,7 +65,7 @@ def info(store: Store) -> None:
     told = opened.info
     kinds = opened.count_kinds()
     size = sum((store / shard.file).stat().st_size for shard in told.shards)
-    more = [name for name in opened.schema().names if name not in _USUAL]
+    more = [name for name in opened.schema().names if name not in RESERVED]
     lines = [
         ["rows", ", ".join(f"{count:,} of kind {kind}" for kind, count in kinds.items())],
         ["rejected", f"{told.rejected:,} of {told.input_rows:,}"],
@@ -183,9 +183,6 @@ def convert(
     if written.left_out:
         count = len(written.left_out)
         console.print(f"{count} rows have no partner: {out / 'rejects.jsonl'}", markup=False)
-
-
-_USUAL = ("id", "kind", "embedding", "caption", "label", "path")
 
 
 def _cell(value: Any) -> str:

@@ -19,7 +19,7 @@ from clipkit.data.manifest import write_manifest
 from clipkit.data.rejects import Rejects
 from clipkit.embed.found_rows import write_listing
 from clipkit.embed.pairs import Pairs
-from clipkit.embed.search import exact_scores
+from clipkit.embed.search import exact_cosines
 from clipkit.embed.store import EmbeddingStore
 from clipkit.embed.tables import check_empty
 from clipkit.embed.vectors import stored_matrix
@@ -75,9 +75,7 @@ def score_pairs(
     for table in store.iter_shards(_COLUMNS):
         both = pairs.of(table)
         images, texts = (stored_matrix(both[kind]["embedding"]) for kind in ("image", "text"))
-        a, b = images.astype(np.float64), texts.astype(np.float64)
-        lengths = np.sqrt(exact_scores(a, a) * exact_scores(b, b))
-        yield both["image"], both["text"], exact_scores(a, b) / lengths
+        yield both["image"], both["text"], exact_cosines(images, texts)
     pairs.close()
 
 

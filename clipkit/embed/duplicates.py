@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clipkit.embed.search import exact_scores, rounding
+from clipkit.embed.search import exact_cosines, rounding
 from clipkit.embed.vectors import Vectors
 from clipkit.errors import ConfigError
 from clipkit.types import Progress
@@ -108,10 +108,8 @@ def _exact(
     scores = np.zeros(len(left))
     for at in range(0, len(left), _PAIRS):
         part = slice(at, at + _PAIRS)
-        a = block.numpy()[left[part]].astype(np.float64)
-        b = against.numpy()[right[part]].astype(np.float64)
-        lengths = np.sqrt(exact_scores(a, a) * exact_scores(b, b))
-        scores[part] = np.minimum(exact_scores(a, b) / lengths, 1)
+        cosines = exact_cosines(block.numpy()[left[part]], against.numpy()[right[part]])
+        scores[part] = np.minimum(cosines, 1)
     good = scores >= threshold
     return left[good], right[good], scores[good]
 

@@ -14,6 +14,7 @@ from clipkit.embed.listing import listing
 from clipkit.embed.parts import Part
 from clipkit.embed.prepare import Ready, remove_all_but
 from clipkit.embed.reuse import count_removed
+from clipkit.embed.rows import shard_bytes
 from clipkit.embed.store import EmbeddingStore, Made, Shard, StoreInfo
 from clipkit.embed.stream import Bad
 from clipkit.embed.work import Record, WorkFolder, writing
@@ -43,9 +44,7 @@ def put_together(
             new one is added.
     """
     table = pa.concat_tables([part.table for part in parts]).combine_chunks()
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", use_dictionary=["kind", "label"])
-    content = buffer.getvalue()
+    content = shard_bytes(table)
     digest = hashlib.sha256(content).hexdigest()
     same = [name for name, sha256 in taken.items() if sha256 == digest and name.startswith(stem)]
     name = same[0] if same else _free_name(stem, taken)

@@ -1,5 +1,6 @@
 """The rows of a store: which there are, and the parquet columns that they have."""
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from clipkit.data.columnar import ColumnarSamples
@@ -92,6 +94,13 @@ def build_table(
             columns[field.name] = values
     arrays = [_cells(columns[field.name], field) for field in schema]
     return pa.table(arrays, schema=schema)
+
+
+def shard_bytes(table: pa.Table) -> bytes:
+    """Return the parquet file of a shard."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", use_dictionary=["kind", "label"])
+    return buffer.getvalue()
 
 
 def path_of(sample: Sample) -> str | None:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from clipkit.embed.rows import RESERVED
 from clipkit.embed.vectors import Vectors
 
 QUERIES = 256
@@ -51,7 +52,7 @@ class Hit:
 
 def make_hit(values: dict[str, Any], row: int, score: float) -> Hit:
     """Return a hit from the columns of its row."""
-    metadata = {key: value for key, value in values.items() if key not in (*_PLAIN, "sha256")}
+    metadata = {key: value for key, value in values.items() if key not in RESERVED}
     return Hit(**{key: values[key] for key in _PLAIN}, score=score, metadata=metadata, row=row)
 
 
@@ -101,6 +102,15 @@ def exact_scores(
     """Multiply pairs in float64; equal rows get equal scores, wherever they stand."""
     scores: np.ndarray = (rows.astype(np.float64) * queries).sum(axis=1)
     return scores
+
+
+def exact_cosines(
+    rows: Float[np.ndarray, "pairs dim"], others: Float[np.ndarray, "pairs dim"]
+) -> Float[np.ndarray, " pairs"]:
+    """Return the cosine of pairs in float64; float16 leaves lengths a little beside 1."""
+    a, b = rows.astype(np.float64), others.astype(np.float64)
+    cosines: np.ndarray = exact_scores(a, b) / np.sqrt(exact_scores(a, a) * exact_scores(b, b))
+    return cosines
 
 
 def _search(vectors: Vectors, queries: np.ndarray, k: int, keep: np.ndarray | None) -> Nearest:

@@ -1,12 +1,11 @@
 """A store from tables that are there already, such as embeddings that another program made."""
 
-import io
 from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from clipkit.embed.rows import shard_bytes
 from clipkit.embed.store import EmbeddingStore, Shard, StoreInfo
 from clipkit.errors import StoreError
 from clipkit.packages import file_sha256, replace_file
@@ -28,9 +27,7 @@ def write_tables(folder: Path, info: StoreInfo, tables: Iterable[pa.Table]) -> E
     info.write(folder)
     for table in tables:
         name = f"shard-{len(info.shards):05d}.parquet"
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd", use_dictionary=["kind", "label"])
-        replace_file(folder / name, buffer.getvalue())
+        replace_file(folder / name, shard_bytes(table))
         info.shards.append(Shard(name, len(table), len(table), file_sha256(folder / name)))
         info.rows += len(table)
     if not info.rows:

@@ -53,6 +53,8 @@ def test_what_is_inside(run: Run, store: Path, saved: Path) -> None:
         saved.name,
     ):
         assert words in result.out
+    (further,) = (line for line in result.out.splitlines() if "further columns" in line)
+    assert "sha256" not in further
     shown = run("store", "head", store, "-n", 3)
     assert shown.code == 0
     assert shown.out.count("black0.png") >= 2
