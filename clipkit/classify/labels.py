@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.data.dataset import Dataset
-from clipkit.data.load import load_data
+from clipkit.data.load import HUB, load_data
 from clipkit.data.manifest import list_manifests, read_manifest
 from clipkit.errors import ConfigError
 
@@ -56,7 +56,7 @@ def _load(name: str) -> Dataset:
     known = list_manifests()
     # A list written as one text may be longer than a name can be, which `Path.exists` raises for.
     there = os.path.exists(name.partition("@")[0])  # noqa: PTH110
-    if name not in known and not there:
+    if name not in known and not there and not name.startswith(HUB):
         short = name if len(name) <= 40 else f"{name[:40]}…"
         endings = ", ".join(LABEL_SUFFIXES)
         raise ConfigError(

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipkit.errors import ConfigError
+
 if TYPE_CHECKING:
     from clipkit.data import Dataset
     from clipkit.embed.store import EmbeddingStore, Made
@@ -52,6 +54,10 @@ def embed(
     Run again after a kill, it goes on where it was; run again on a collection that changed, it
     encodes what is new. `accelerate launch -m clipkit embed ...` shares the work among processes.
     """
+    if ray and device is not None:
+        raise ConfigError("--device: actors compute where --gpus says, not where --device does")
+    if gpus and not ray:
+        raise ConfigError("--gpus: is of the actors of --ray, which is not given")
     from clipkit.embed.export import embed as run
     from clipkit.embed.on_ray import embed_with_ray
     from clipkit.report import terminal

@@ -19,12 +19,13 @@ class Reuse:
     """The rows of some shards by kind and content; 24 bytes a row are held in memory.
 
     Args:
-        shards: files of a store whose bytes are known to be whole.
+        shards: files of a store whose bytes are known to be whole; those that do not tell what
+            their rows were made from, as of embeddings that another program made, are of no use.
     """
 
     def __init__(self, shards: Sequence[Path] = ()) -> None:
         """Read the column of hashes of each shard."""
-        self.shards = tuple(shards)
+        self.shards = tuple(s for s in shards if "sha256" in pq.read_schema(s).names)
         keys, places = [], []
         for number, shard in enumerate(self.shards):
             table = pq.read_table(shard, columns=["kind", "sha256"], memory_map=False)

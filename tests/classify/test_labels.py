@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 
 from clipkit.classify.labels import resolve_labels
@@ -56,3 +57,14 @@ def test_classes_of_data(classes: Path, tmp_path: Path) -> None:
     manifest.write_text("name: mine\nsource: {kind: folder, root: nowhere}\nclass_names: [b, a]\n")
     assert list(resolve_labels(manifest)) == ["b", "a"]  # without its pictures
     assert len(resolve_labels("skimage_photos")) > 2
+
+
+def test_classes_of_a_set_that_datasets_wrote(classes: Path, tmp_path: Path) -> None:
+    rows = {"image": [str(path) for path in sorted(classes.rglob("*.png"))][:3], "label": [1, 0, 1]}
+    features = datasets.Features(
+        {"image": datasets.Value("string"), "label": datasets.ClassLabel(names=["dog", "cat"])}
+    )
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "set" / "t.parquet")
+    expected = ["dog", "cat"]
+    assert list(resolve_labels(str(tmp_path / "set"))) == expected
+    assert list(resolve_labels(f"hub:{tmp_path / 'set'}")) == expected

@@ -59,3 +59,15 @@ def test_what_cannot_be_used(run: Run, saved: Path, photos: Path, tmp_path: Path
         result = run("embed", *words, "--model", saved, "--out", out)
         assert result.code == 2
         assert sentence in result.err
+
+
+def test_options_that_would_be_ignored_are_refused(run: Run, saved: Path, photos: Path) -> None:
+    common = ["embed", photos, "--model", saved, "--out", photos.parent / "store"]
+    for words, sentence in (
+        (["--ray", 2, "--device", "cpu"], "--device: actors compute where --gpus says"),
+        (["--gpus", 1], "--gpus: is of the actors of --ray"),
+    ):
+        result = run(*common, *words)
+        assert result.code == 2
+        assert sentence in result.err
+    assert not (photos.parent / "store").exists()

@@ -122,3 +122,18 @@ def test_the_width_must_be_that_of_the_model(make_model: Make, tmp_path: Path) -
     frame.to_parquet(tmp_path / "npy" / "metadata" / "metadata_0.parquet")
     with pytest.raises(StoreError, match="have 8 numbers, those of model tiny 16"):
         read_npy(tmp_path / "npy", tmp_path / "out", make_model())
+
+
+def test_a_store_that_was_read_in_can_be_embedded_anew(
+    model: DualEncoder, photos: Path, tmp_path: Path
+) -> None:
+    """Such a folder does not tell what its rows were made from, so that none is used again."""
+    first = embed(model, photos, tmp_path / "store")
+    write_npy(first, tmp_path / "npy")
+    again = read_npy(tmp_path / "npy", tmp_path / "again", model)
+    assert again.info.dtype == "float16"
+    made = embed(model, photos, tmp_path / "again", dtype="float16")
+    assert made.made is not None
+    assert (made.made.encoded, made.made.reused) == (18, 0)
+    assert made.verify() == []
+    assert made.ids() == first.ids()
