@@ -106,7 +106,9 @@ def adapt_head(
         choice, accuracy = _best(head, features, labels, choices, folds)
         left_out = torch.cat([fold.nonzero()[:, 0] for fold in folds])
         judged = _right(head(features[left_out]), labels[left_out])
-        made = next(_heads(head, features, labels, [choice]))
+        # By the same way as in the folds: a search that is cut short depends on where it began.
+        way = [c for c in choices[: choices.index(choice) + 1] if c.method == choice.method]
+        *_, made = _heads(head, features, labels, way)
     if _right(made(features), labels) < zero_shot:
         choice, made, accuracy = Choice("none"), head, judged
     count = 0 if adapt == "none" else len(folds)

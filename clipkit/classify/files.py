@@ -22,7 +22,8 @@ from clipkit.errors import ModelError
 from clipkit.models import DualEncoder
 from clipkit.models.image_side import ImageSide, load_image_side, save_image_side
 from clipkit.models.references import read_tensors
-from clipkit.packages import file_sha256, new_folder
+from clipkit.models.storage import check_files, list_files
+from clipkit.packages import new_folder
 
 FORMAT = 1
 CLASSIFIER = "classifier.json"
@@ -80,7 +81,6 @@ def write_classifier(folder: Path, content: ClassifierFile, model: DualEncoder) 
         (staging / MODEL).mkdir()
         save_image_side(model, staging / MODEL)
         (staging / HEAD).write_bytes(save(_tensors(content)))
-        files = sorted(path for path in staging.rglob("*") if path.is_file())
         examples = content.head.examples
         told = {
             "format": FORMAT,
@@ -94,7 +94,7 @@ def write_classifier(folder: Path, content: ClassifierFile, model: DualEncoder) 
             "examples": examples and {"weight": examples.weight, "sharpness": examples.sharpness},
             "few_shot": content.few_shot and asdict(content.few_shot),
             "calibration": content.calibration and asdict(content.calibration),
-            "files": {path.relative_to(staging).as_posix(): file_sha256(path) for path in files},
+            "files": list_files(staging),
         }
         text = json.dumps(told, indent=2, ensure_ascii=False) + "\n"
         (staging / CLASSIFIER).write_text(text, encoding="utf-8")
@@ -113,11 +113,7 @@ def read_classifier(folder: Path) -> tuple[ClassifierFile, ImageSide]:
         told = json.loads(path.read_text(encoding="utf-8"))
         if told["format"] != FORMAT:
             raise ModelError(f"{path} has format {told['format']!r}; this clipkit reads {FORMAT}")
-        for name, digest in told["files"].items():
-            if not (folder / name).is_file():
-                raise ModelError(f"{folder} lacks its file {name}")
-            if file_sha256(folder / name) != digest:
-                raise ModelError(f"{folder / name} was changed after it was saved (sha256 differs)")
+        check_files(folder, told["files"])
         content = _content(told, read_tensors(folder / HEAD))
         _check(content)
         return content, load_image_side(folder / MODEL)

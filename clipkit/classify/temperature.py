@@ -71,7 +71,6 @@ def fit_temperature(
     answer is yes for the image's label.
     """
     logits = logits.double()
-    first = torch.zeros((), dtype=torch.float64)
     if similarity == "softmax":
         # Convex in the inverse, so that there is one minimum: two thirds are kept each time.
         low, high = np.log(BOUNDS[0]), np.log(BOUNDS[1])
@@ -85,7 +84,7 @@ def fit_temperature(
                 low += third
         return Temperature(float(np.exp((low + high) / 2)))
     yes = torch.nn.functional.one_hot(labels, logits.shape[1]).double()
-    log_inverse, shift = first.clone().requires_grad_(), first.clone().requires_grad_()
+    log_inverse, shift = (torch.zeros((), dtype=torch.float64, requires_grad=True) for _ in "ab")
     optimizer = torch.optim.LBFGS([log_inverse, shift], max_iter=200, line_search_fn="strong_wolfe")
     bound = float(np.log(BOUNDS[1]))
 

@@ -18,7 +18,6 @@ R = TypeVar("R")
 STALL_SECONDS = 300.0
 """A row whose image is not read and decoded after so many seconds ends the work."""
 
-
 EXIT_SECONDS = 3.0
 """How long the end of the process waits for rows that threads are at work on."""
 

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from clipkit.classify.calibration import calibration_error
+from clipkit.classify.temperature import probabilities
 from clipkit.data.dataset import Dataset
 from clipkit.evaluate.bootstrap import resampled_class_recall, resampled_ratios, with_interval
 from clipkit.evaluate.metrics import mean_class_recall
@@ -77,11 +78,9 @@ def answer(
     for chunk, right in zip(features.split(CHUNK), labels.split(CHUNK), strict=True):
         scores = logits(chunk)
         top = scores.topk(min(5, scores.shape[1]), dim=1)
-        best = top.values[:, 0]
         predicted.append(top.indices[:, 0])
         among_five.append((top.indices == right[:, None]).any(1))
-        own = best.sigmoid() if similarity == "sigmoid" else (best - scores.logsumexp(1)).exp()
-        confidence.append(own)
+        confidence.append(probabilities(scores, similarity).amax(1))
     return Answers(labels, torch.cat(predicted), torch.cat(among_five), torch.cat(confidence))
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from clipkit.classify.head import class_features
+from clipkit.classify.head import class_features, zero_shot_head
 from clipkit.classify.prompts import resolve_templates
 from clipkit.data.dataset import Dataset
 from clipkit.data.load import load_data
@@ -82,14 +82,8 @@ class ZeroShot:
             return prompts[-1]
 
         weights = class_features([(name,) for name in names], templates, encode).cpu()
-        scale = model.logit_scale.detach().cpu()
-        bias = 0.0 if model.logit_bias is None else model.logit_bias.detach().cpu()
-        answers = answer(
-            features,
-            labels,
-            lambda chunk: scale * (chunk @ weights.T) + bias,
-            similarity=model.similarity,
-        )
+        head = zero_shot_head(model, weights)
+        answers = answer(features, labels, head, similarity=model.similarity)
         metrics = {**answers.metrics(), "classes": float(len(names))}
         told: tuple[TemplateScore, ...] = ()
         if with_templates:

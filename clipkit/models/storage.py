@@ -144,12 +144,7 @@ def _write(model: DualEncoder, folder: Path, training_data: Sequence[str], base:
 
 def write_description(folder: Path, content: Mapping[str, Any]) -> None:
     """Write what a folder holds, with the sha256 of every file that is in it."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    description: dict[str, Any] = {
-        "format": FORMAT,
-        **content,
-        "files": {path.relative_to(folder).as_posix(): file_sha256(path) for path in files},
-    }
+    description: dict[str, Any] = {"format": FORMAT, **content, "files": list_files(folder)}
     description["description_sha256"] = _description_sha256(description)
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
@@ -240,12 +235,21 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path} has format {found!r}; this clipkit reads format {FORMAT}")
     digest = description.get("description_sha256")
     if digest is not None and digest != _description_sha256(description):
-        raise ModelError(f"{path} was changed after the model was saved (sha256 differs)")
+        raise ModelError(f"{path} was changed after it was saved (sha256 differs)")
+    check_files(folder, files)
+    return description
+
+
+def list_files(folder: Path) -> dict[str, str]:
+    """Return the sha256 of every file in a folder, by its path from there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
+
+
+def check_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Raise ModelError for a file that is missing or not what `list_files` found."""
     for name, digest in files.items():
         if not (folder / name).is_file():
             raise ModelError(f"{folder} lacks its file {name}")
         if file_sha256(folder / name) != digest:
-            raise ModelError(
-                f"{folder / name} was changed after the model was saved (sha256 differs)"
-            )
-    return description
+            raise ModelError(f"{folder / name} was changed after it was saved (sha256 differs)")

@@ -12,13 +12,10 @@ import torch.distributed as dist
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    broadcast_object_list,
-    parse_flag_from_env,
-)
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
 from clipkit.errors import did_you_mean
+from clipkit.launch import told_to_use_cpu
 from clipkit.models.precision import wants_bf16
 
 
@@ -102,7 +99,7 @@ def _state() -> PartialState:
     where there is nothing else. Several processes would each be alone without that.
     """
     alone = not torch.accelerator.is_available()
-    state = PartialState(cpu=alone or parse_flag_from_env("ACCELERATE_USE_CPU"))
+    state = PartialState(cpu=alone or told_to_use_cpu())
     _part_at_exit()
     return state
 

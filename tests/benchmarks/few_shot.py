@@ -19,6 +19,7 @@ from clipkit.classify import ZeroShotClassifier
 from clipkit.classify.calibration import expected_calibration_error
 from clipkit.data import load_data
 from clipkit.encode import encode_images
+from clipkit.evaluate import bootstrap
 from clipkit.models import DualEncoder, load
 
 EXAMPLES = (1, 4, 16)
@@ -33,10 +34,9 @@ def encoded(model: DualEncoder, data: str) -> tuple[np.ndarray, np.ndarray]:
 
 def interval(right: np.ndarray) -> str:
     """Return a mean and its 95 % interval in words."""
-    rng = np.random.default_rng(0)
-    n = len(right)
-    means = np.sort([right[rng.integers(0, n, n)].mean() for _ in range(2000)])
-    return f"{100 * right.mean():.1f} % ({100 * means[50]:.1f} to {100 * means[1950]:.1f})"
+    column = torch.from_numpy(right).double()[:, None]
+    low, high = bootstrap.interval(bootstrap.resampled_ratios(column, column * 0 + 1)[:, 0])
+    return f"{100 * right.mean():.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def main() -> None:

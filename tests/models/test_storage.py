@@ -368,7 +368,7 @@ print(all(torch.equal(a, b) for a, b in zip(mine, encoded(model))))
     [
         ("flip weights", r"model\.safetensors was changed"),
         ("flip adapters", r"adapters\.safetensors was changed"),
-        ("flip description", "was changed after the model was saved"),
+        ("flip description", "was changed after it was saved"),
         ("drop weights", r"lacks its file model\.safetensors"),
         ("drop adapters", r"lacks its file adapters\.safetensors"),
         ("drop tokenizer", "lacks its file tokenizer/tokenizer"),
