@@ -102,7 +102,7 @@ def _finished(plan: Plan, run: RunFolder) -> TrainResult:
         ConfigError: when they are not.
     """
     metrics = run.read_metrics()
-    then, now = metrics["data"]["fingerprint"], plan.load_data().fingerprint()
+    then, now = metrics["data"]["fingerprint"], plan.load_sources().data.fingerprint()
     if now != then:
         raise ConfigError(
             f"out: the run in {run.path} was finished with other data; name another folder with"
@@ -122,9 +122,10 @@ def _train(
 ) -> TrainResult:
     """Train what is planned, and write the rest of the run folder."""
     settings = plan.settings
-    data = plan.load_data()
+    sources = plan.load_sources()
+    data = sources.data
     torch.manual_seed(settings.seed)
-    loss = plan.make_loss()
+    loss = None if plan.make_loss is None else plan.make_loss()
     model, parameters = _make_model(plan, getattr(loss, "similarity", None))
     cache = FeatureCache(report=on_encode, max_rejected=settings.max_rejected)
     if on_start is not None and run.writes:
@@ -135,7 +136,7 @@ def _train(
     try:
         result = fit(
             model,
-            data,
+            sources,
             loss=loss,
             optim=plan.optim,
             batches=plan.batches(),
@@ -150,6 +151,7 @@ def _train(
             precision=settings.precision,
             class_directions=plan.make_class_directions() if plan.make_class_directions else None,
             teacher=plan.teacher,
+            views=plan.make_views() if plan.make_views is not None else None,
             trackers=settings.trackers,
             on_progress=on_progress,
             on_note=on_note,

@@ -29,6 +29,11 @@ def text_key(caption: str) -> int:
     return content_key(caption_key(caption).encode(errors="surrogatepass"))
 
 
+def label_key(label: str | None) -> int:
+    """Return a number that is equal for equal labels, from 0 on; -1 for none."""
+    return -1 if label is None else content_key(b"label " + label.encode(errors="surrogatepass"))
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Rows of images, captions and labels, ready to be trained on, classified or embedded.
@@ -103,6 +108,13 @@ class Dataset:
         if isinstance(self.samples, ColumnarSamples):  # which do not hold others
             return np.arange(len(self.samples) if self.samples.captioned else 0, dtype=np.int32)
         good = [row for row, s in enumerate(self.samples) if s.image is not None and s.captions]
+        return np.array(good, dtype=np.int64)
+
+    def pictured(self) -> Int[np.ndarray, " rows"]:
+        """Return the numbers of the rows that have an image."""
+        if isinstance(self.samples, ColumnarSamples):  # which do not hold others
+            return np.arange(len(self.samples), dtype=np.int32)
+        good = [row for row, sample in enumerate(self.samples) if sample.image is not None]
         return np.array(good, dtype=np.int64)
 
     @cached_property

@@ -16,7 +16,7 @@ PLAIN = "a photo of a {}."
 NEITHER = "neither caption nor label to train on"
 
 
-def caption_labels(data: Dataset, templates: Sequence[str] = ()) -> Dataset:
+def caption_labels(data: Dataset, templates: Sequence[str] = (), *, keep: bool = False) -> Dataset:
     """Give each row that has a label and no caption captions that say the label, one a template.
 
     They all say the same, see `Dataset.caption_key`: a loss that takes equal captions for positives
@@ -25,9 +25,10 @@ def caption_labels(data: Dataset, templates: Sequence[str] = ()) -> Dataset:
     Args:
         data: with captions, labels, or some of both.
         templates: each has one `{}` for the label; the first of the data's own when empty.
+        keep: rows that have neither stay, for whatever needs no captions.
 
     Returns:
-        The data without the rows that have neither, which are among its rejects.
+        The data without the rows that have neither, which are among its rejects, unless `keep`.
 
     Raises:
         ConfigError: a template has not exactly one `{}`.
@@ -45,6 +46,13 @@ def caption_labels(data: Dataset, templates: Sequence[str] = ()) -> Dataset:
         if samples.captioned:
             return data
         good = samples.labelled()
+        if keep and not good.any():
+            return data
+        if keep and not good.all():
+            raise DataError(
+                f"{data.name}: {int((~good).sum()):,} of its rows have no label; name a data set of"
+                " its own for them (also), for they cannot be captioned"
+            )
         lacking = [samples[int(row)] for row in np.flatnonzero(~good)]
         kept = samples if good.all() else samples.take(np.flatnonzero(good))
         return _with(data, kept.captioned_by(templates), lacking)
@@ -54,6 +62,8 @@ def caption_labels(data: Dataset, templates: Sequence[str] = ()) -> Dataset:
         else sample
         for sample in samples
     ]
+    if keep:
+        return replace(data, samples=captioned)
     lacking = [sample for sample in captioned if not sample.captions]
     return _with(data, [sample for sample in captioned if sample.captions], lacking)
 

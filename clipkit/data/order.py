@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 _ORDER = 0
-CAPTION, CROP, FLIP, SENTENCE = 1, 2, 3, 4
+CAPTION, CROP, FLIP, SENTENCE, VIEW = 1, 2, 3, 4, 5
 """What chance decides for a row: streams of numbers that must not repeat one another."""
 
 
@@ -46,6 +46,11 @@ def draws_of(
 def crop_generator(row: int, *, seed: int, epoch: int) -> np.random.Generator:
     """Return where the randomness of a row's crop comes from in one epoch."""
     return np.random.default_rng([seed, epoch, CROP, row])
+
+
+def view_generator(row: int, *, view: int, seed: int, epoch: int) -> np.random.Generator:
+    """Return where the randomness of a view of a row comes from in one epoch."""
+    return np.random.default_rng([seed, epoch, VIEW, row, view])
 
 
 def batch_bounds(n: int, batch_size: int, *, drop_last: bool) -> Int[np.ndarray, "batches 2"]:

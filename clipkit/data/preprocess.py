@@ -133,14 +133,19 @@ def augment_pixels(
     Raises:
         ConfigError: `min_scale` is not above 0 and up to 1.
     """
+    crop = random_crop(image, preprocessing, rng, min_scale=min_scale)
+    return crop[:, ::-1].copy() if flip and rng.random() < 0.5 else crop
+
+
+def random_crop(
+    image: Image.Image, preprocessing: Preprocessing, rng: np.random.Generator, *, min_scale: float
+) -> UInt8[np.ndarray, "height width channels"]:
+    """Scale a random crop to the model's size, see `augment_pixels`."""
     if not 0 < min_scale <= 1:
         raise ConfigError(f"min_scale must be above 0 and up to 1, not {min_scale}")
     box = _random_box(image.width, image.height, rng, min_scale)
     size = (preprocessing.size, preprocessing.size)
-    crop = image.resize(size, _interpolation(preprocessing), box=box)
-    if flip and rng.random() < 0.5:
-        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return _array(crop)
+    return _array(image.resize(size, _interpolation(preprocessing), box=box))
 
 
 def _random_box(

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -30,11 +31,16 @@ class Geometry:
 
     Args:
         data: a data set, or what `load_data` takes, with captions or labels.
+        positives: "captions" or "labels" where the data has both; captions where it has them if
+            `None`.
     """
 
-    def __init__(self, *, data: str | Dataset) -> None:
-        """Keep it; it is read on first use."""
+    def __init__(
+        self, *, data: str | Dataset, positives: Literal["captions", "labels"] | None = None
+    ) -> None:
+        """Keep them; the data is read on first use."""
         self.data = data
+        self.positives = positives
 
     def __call__(self, model: DualEncoder, encoder: Encoder | None = None) -> dict[str, float]:
         """Describe a model's features.
@@ -56,12 +62,15 @@ class Geometry:
         self.data = data = load_data(self.data)
         images, rows = encoder.images(model, data)
         pairs = Pairs.of(data, rows)
-        if pairs.captions:
+        if self.positives == "captions" and not pairs.captions:
+            raise DataError(f"{data.name}: geometry of captions needs some, and it has none")
+        if pairs.captions and self.positives != "labels":
             texts = encoder.texts(model, pairs.captions)
             return _captioned(data.name, images.cpu(), texts.cpu(), pairs)
         labelled = Labelled.of(data, rows)
         if not labelled.places:
-            raise DataError(f"{data.name}: geometry needs captions or labels, and it has neither")
+            needed = self.positives or "captions or labels"
+            raise DataError(f"{data.name}: geometry needs {needed}, and it has none")
         keys = image_numbers(data, [rows[place] for place in labelled.places])
         once = first_of_each(keys)
         labels = labelled.numbers(tuple(sorted(set(labelled.labels))))

@@ -1,12 +1,14 @@
 """Linear probe: how well a linear classifier on the frozen image features does."""
 
+import copy
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipkit.classify.linear_head import Head, fit_linear_head
 from clipkit.data.dataset import Dataset
@@ -35,6 +37,9 @@ class LinearProbe:
         data: likewise, to score on; its labels must all occur in `train`.
         validation: likewise, to choose the penalty on; a fifth of each class of `train` if `None`.
         penalties: the grid, descending.
+        features: "joint", of the joint space, or "tower", what the image tower gives before the
+            projection, L2-normalised: what contrast of views teaches shows there
+            (https://arxiv.org/abs/2002.05709, section 4.2).
         seed: of which training images are held out for the choice.
     """
 
@@ -45,6 +50,7 @@ class LinearProbe:
         data: str | Dataset,
         validation: str | Dataset | None = None,
         penalties: tuple[float, ...] = PENALTIES,
+        features: Literal["joint", "tower"] = "joint",
         seed: int = 0,
     ) -> None:
         """Keep the settings; the data is read on first use."""
@@ -54,6 +60,7 @@ class LinearProbe:
         self.data = data
         self.validation = validation
         self.penalties = tuple(sorted(penalties, reverse=True))
+        self.features = features
         self.seed = seed
 
     def __call__(self, model: DualEncoder, encoder: Encoder | None = None) -> dict[str, float]:
@@ -77,6 +84,7 @@ class LinearProbe:
             DataError: as a call does.
         """
         encoder = encoder or DirectEncoder()
+        model = model if self.features == "joint" else unprojected(model)
         self.train, self.data = train, data = load_data(self.train), load_data(self.data)
         features, labelled = _read(encoder, model, train)
         names = tuple(sorted(set(labelled.labels)))
@@ -127,6 +135,16 @@ class LinearProbe:
         for other in neighbours(self.penalties, best):
             score(math.sqrt(best * other))
         return max(scored, key=lambda penalty: scored[penalty])
+
+
+def unprojected(model: DualEncoder) -> DualEncoder:
+    """Return a model of the same towers whose image features are what the tower gives.
+
+    The model that is given stays as it is; both share their towers.
+    """
+    bare = copy.copy(model)
+    bare._modules = {**model._modules, "image_projection": nn.Identity()}
+    return bare
 
 
 def neighbours(grid: Sequence[float], value: float) -> list[float]:

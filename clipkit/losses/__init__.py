@@ -12,12 +12,21 @@ from clipkit.losses.siglip import SigLipLoss
 from clipkit.losses.supcon import SupConLoss
 from clipkit.losses.triplet import Distance, Mining, TripletLoss
 
-LOSSES = {"clip": ClipLoss, "siglip": SigLipLoss}
-"""The losses a recipe can name."""
+LOSSES = {"clip": ClipLoss, "siglip": SigLipLoss, "hardest_negative": HardestNegativeLoss}
+"""The losses of pictures and captions that a recipe can name."""
+
+VIEW_LOSSES = {
+    "ntxent": NTXentLoss,
+    "moco": MoCoLoss,
+    "supcon": SupConLoss,
+    "triplet": TripletLoss,
+}
+"""Those of two views of a picture."""
 
 __all__ = [
     "LOSSES",
     "NO_LABEL",
+    "VIEW_LOSSES",
     "ClipLoss",
     "Distance",
     "DistillLoss",

@@ -1,5 +1,7 @@
 """The symmetric softmax loss of CLIP."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -51,6 +53,10 @@ class ClipLoss(nn.Module):
             )
         self.label_smoothing = label_smoothing
         self.chunk_size = check_chunk_size(chunk_size)
+
+    def chance(self, batch: int) -> float:
+        """Return the loss of guessing, of so many pairs."""
+        return math.log(batch)
 
     def forward(
         self,

@@ -1,5 +1,7 @@
 """The loss of SimCLR: two views of an image know each other among all views of a batch."""
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -49,6 +51,10 @@ class NTXentLoss(nn.Module):
         super().__init__()
         self.temperature = check_temperature(temperature)
         self.chunk_size = check_chunk_size(chunk_size)
+
+    def chance(self, batch: int) -> float:
+        """Return the loss of guessing, of so many images."""
+        return math.log(2 * batch - 1)
 
     def forward(
         self,

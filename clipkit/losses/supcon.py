@@ -44,6 +44,7 @@ class SupConLoss(nn.Module):
     """
 
     shares_work = True  # training hands such a loss this process's share
+    needs_labels = True  # and labels in place of positives
     similarity = "softmax"  # what it makes of a model's scores
 
     def __init__(self, *, temperature: float | None = None, chunk_size: int = CHUNK_SIZE) -> None:

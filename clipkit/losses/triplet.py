@@ -59,6 +59,7 @@ class TripletLoss(nn.Module):
     """
 
     shares_work = True  # training hands such a loss this process's share
+    needs_labels = True  # and labels in place of positives
 
     def __init__(
         self,

@@ -151,11 +151,11 @@ class DualEncoder(nn.Module):
         self, features: Float[Tensor, "batch features"]
     ) -> Float[Tensor, "batch dim"]:
         """Project what the image tower gave into the joint space; L2-normalised, float32."""
-        return _project(self.image_projection, features)
+        return project_features(self.image_projection, features)
 
     def project_text(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch dim"]:
         """Project what the text tower gave into the joint space; L2-normalised, float32."""
-        return _project(self.text_projection, features)
+        return project_features(self.text_projection, features)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Int[Tensor, "..."]]:
         """Tokenise, cut at `context_length`, on the CPU.
@@ -235,7 +235,7 @@ class DualEncoder(nn.Module):
         save_model(self, folder, training_data=training_data, base=base, adapters=adapters)
 
 
-def _project(
+def project_features(
     projection: nn.Module, features: Float[Tensor, "batch features"]
 ) -> Float[Tensor, "batch dim"]:
     """Project in float32 and normalise, also where autocast has the towers compute in bfloat16."""

@@ -11,6 +11,7 @@ from clipkit.evaluate import EVALUATORS
 from clipkit.losses import LOSSES
 from clipkit.models import DualEncoder, fresh_towers, load, paired_towers, starter_towers
 from clipkit.models.trainable import TRAINABLE, Trainable
+from clipkit.recipe.check_views import check_also, check_views
 from clipkit.recipe.plan import Plan
 from clipkit.recipe.settings import NEEDED, SECTIONS, Recipe
 from clipkit.train.class_directions import ClassDirections
@@ -45,7 +46,11 @@ def check_recipe(raw: dict[str, Any], problems: list[str]) -> Plan | None:
     }
     trainable, full["trainable"] = _check_trainable(full["trainable"], problems)
     make_model = _check_model(full, problems)
-    make_loss, full["loss"] = check_component(LOSSES, _named(full["loss"]), "loss", problems)
+    make_loss = None
+    if full["loss"] is not None:
+        make_loss, full["loss"] = check_component(LOSSES, _named(full["loss"]), "loss", problems)
+    make_views = check_views(full, problems)
+    also = check_also(full, problems)
     directions = None
     if full["class_directions"] is not None:
         options = check_options(
@@ -69,7 +74,9 @@ def check_recipe(raw: dict[str, Any], problems: list[str]) -> Plan | None:
         selection=selection,
         trainable=trainable,
         make_model=make_model,
+        also=also,
         make_loss=make_loss,
+        make_views=make_views,
         make_class_directions=directions,
         evaluators=evaluators,
         **made,

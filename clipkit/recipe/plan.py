@@ -7,9 +7,9 @@ from typing import Any
 import yaml
 
 from clipkit.classify.prompts import resolve_templates
-from clipkit.data.dataset import Dataset
 from clipkit.data.label_captions import caption_labels
 from clipkit.data.load import load_data
+from clipkit.data.sources import Objective, Source, Sources
 from clipkit.models import DualEncoder
 from clipkit.models.storage import SaveSettings
 from clipkit.models.trainable import Trainable
@@ -20,6 +20,7 @@ from clipkit.train.class_directions import ClassDirections
 from clipkit.train.kept import Selection
 from clipkit.train.optim import OptimSettings
 from clipkit.train.teacher import TeacherSettings
+from clipkit.train.view_term import Views
 
 HARMLESS = ("out", "workers", "checkpoints", "trackers", "max_rejected")
 """What may change in a run that goes on: it changes nothing that comes out."""
@@ -41,7 +42,9 @@ class Plan:
         teacher: a model to imitate, or `None`.
         trainable: chooses what trains.
         make_model: loads or builds the model.
-        make_loss: builds the loss.
+        also: further data sets to train on, by name.
+        make_loss: builds the loss; `None` where captions teach nothing.
+        make_views: builds the image-image term, or `None`.
         make_class_directions: builds the class-direction term, or `None`.
         evaluators: section, prefix, maker and `every_steps` of each evaluator.
     """
@@ -56,7 +59,9 @@ class Plan:
     teacher: TeacherSettings | None
     trainable: Trainable
     make_model: Callable[[], DualEncoder]
-    make_loss: Callable[[], Any]
+    also: dict[str, DataSettings]
+    make_loss: Callable[[], Any] | None
+    make_views: Callable[[], Views] | None
     make_class_directions: Callable[[], ClassDirections] | None
     evaluators: list[tuple[str, str, Callable[[], Any], int]]
 
@@ -88,9 +93,13 @@ class Plan:
             if key.partition(".")[0] not in HARMLESS
         ]
 
-    def load_data(self) -> Dataset:
+    def load_sources(self) -> Sources:
         """Read the training data; a label becomes the caption of a row that has none."""
-        data = self.data
+        named = {"data": self.data, **self.also}
+        return Sources([self._source(name, data) for name, data in named.items()])
+
+    def _source(self, name: str, data: DataSettings) -> Source:
+        """Read one of the data sets."""
         loaded = load_data(
             data.train,
             image_column=data.image_column,
@@ -98,8 +107,20 @@ class Plan:
             label_column=data.label_column,
             root=data.root,
         )
-        templates = data.label_templates
-        return caption_labels(loaded, () if templates is None else resolve_templates(templates))
+        objectives = tuple(data.objectives or self._objectives())
+        if "pairs" in objectives and self.make_loss is not None:
+            templates = data.label_templates
+            loaded = caption_labels(
+                loaded,
+                () if templates is None else resolve_templates(templates),
+                keep="views" in objectives and self.make_views is not None,
+            )
+        return Source(name, loaded, data.weight, data.weight_column, objectives)
+
+    def _objectives(self) -> list[Objective]:
+        """Return what the run has terms for."""
+        pairs: list[Objective] = ["pairs"] if self.make_loss is not None else []
+        return [*pairs, "views"] if self.make_views is not None else pairs
 
 
 def _flat(recipe: dict[str, Any], prefix: str = "") -> dict[str, Any]:

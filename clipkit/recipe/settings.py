@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Literal
 
 from clipkit.classify.prompts import resolve_templates
+from clipkit.data.sources import Objective
 from clipkit.errors import ConfigError
 from clipkit.losses import Duplicates
 from clipkit.models.storage import SaveSettings
 from clipkit.sentences import LongCaptions
+from clipkit.train.batches import Belonging
 from clipkit.train.checkpoint import CheckpointSettings
 from clipkit.train.optim import OptimSettings
 from clipkit.train.teacher import TeacherSettings
@@ -27,6 +30,12 @@ class DataSettings:
         label_templates: captions of a row that has a label and no caption: one with a `{}` for the
             label, a list of such, or a named set (plain, simple, imagenet). They all say the same,
             and one is drawn each epoch. The manifest's first, else "a photo of a {}.", if null.
+        weight: how often each row is visited an epoch, in the mean: it matters beside others, which
+            `also` names.
+        weight_column: column with a number from 0 on that a row's weight is multiplied by, such as
+            the confidence of pseudo-labels.
+        objectives: what the rows are for: "pairs" (picture and caption) and "views" (two views of
+            the picture); all that they allow if null.
         long_captions: what stands for a caption with more tokens than the model reads: its "head",
             one "sentence" of it, drawn anew each epoch, or all of it in "pieces" whose features are
             averaged, in training and by the trained model ever after.
@@ -38,10 +47,17 @@ class DataSettings:
     label_column: str | None = None
     root: str | None = None
     label_templates: str | list[str] | None = None
+    weight: float = 1.0
+    weight_column: str | None = None
+    objectives: list[Objective] | None = None
     long_captions: LongCaptions = "head"
 
     def __post_init__(self) -> None:
-        """Check the templates."""
+        """Check templates and weight."""
+        if not 0 < self.weight < inf:
+            raise ConfigError(f"data.weight: {self.weight} is no number above 0")
+        if self.objectives is not None and not self.objectives:
+            raise ConfigError("data.objectives: is empty")
         if self.label_templates is not None:
             try:
                 resolve_templates(self.label_templates)
@@ -55,6 +71,7 @@ class Recipe:
 
     Attributes:
         data: what to train on.
+        also: further data sets to train on, by name, each with what `data` has but `long_captions`.
         model: what `clipkit.load` takes, or a component.
         trainable: projections, image_tower, text_tower, all, last_blocks or lora; the latter two
             are components and have options.
@@ -79,7 +96,13 @@ class Recipe:
         dropout: share of hidden units that "mlp" projections drop in training.
         image_feature_dropout: share of its input that the image projection drops in training.
         text_feature_dropout: likewise of the text projection.
-        loss: a component: clip (softmax) or siglip (sigmoid); the model's scores mean that after.
+        positives: which rows are pictures and captions of one another's: those of the same
+            "captions", or of the same "labels" where there are some (UniCL,
+            https://arxiv.org/abs/2204.03610).
+        loss: a component: clip (softmax), siglip (sigmoid) or hardest_negative; the model's scores
+            mean that after. Null where captions are to teach nothing.
+        views: an image-image term, beside that of the captions (SLIP) or alone: a `loss` (ntxent,
+            moco, supcon, triplet), an `augment` (simclr), and what `ViewSettings` says; or nothing.
         distill: a teacher to imitate, or nothing; see `TeacherSettings`.
         optim: how the parameters move.
         class_directions: options of the class-direction term, or nothing.
@@ -97,6 +120,7 @@ class Recipe:
     """
 
     data: dict[str, Any]
+    also: dict[str, dict[str, Any]] = field(default_factory=dict)
     model: str | dict[str, Any] = "starter"
     trainable: str | dict[str, Any] = "projections"
     patch_dropout: float = 0.0
@@ -104,6 +128,7 @@ class Recipe:
     batch_size: int = 256
     micro_batch_size: int | None = None
     duplicates: Duplicates = "positive"
+    positives: Belonging = "captions"
     epochs: int = 10
     seed: int = 0
     precision: Literal["auto", "bf16", "float32"] = "auto"
@@ -114,7 +139,8 @@ class Recipe:
     dropout: float = 0.0
     image_feature_dropout: float = 0.0
     text_feature_dropout: float = 0.0
-    loss: str | dict[str, Any] = "clip"
+    loss: str | dict[str, Any] | None = "clip"
+    views: dict[str, Any] | None = None
     optim: dict[str, Any] = field(default_factory=dict)
     distill: dict[str, Any] | None = None
     class_directions: dict[str, Any] | None = None

@@ -3,24 +3,19 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from clipkit.data.dataset import Dataset
+from clipkit.data.dataset import Dataset, label_key
 from clipkit.data.loader import Loader
-from clipkit.data.order import (
-    CAPTION,
-    FLIP,
-    SENTENCE,
-    batch_bounds,
-    draws,
-    draws_of,
-    sample_order,
-)
+from clipkit.data.order import CAPTION, FLIP, SENTENCE, batch_bounds, draws, draws_of
 from clipkit.data.preprocess import normalize
+from clipkit.data.sources import Sources
+from clipkit.data.visits import Order, Visits
 from clipkit.errors import ConfigError, DataError
 from clipkit.losses import Duplicates
 from clipkit.models.dual_encoder import DualEncoder
@@ -28,6 +23,9 @@ from clipkit.sentences import LongCaptions
 from clipkit.train.captions import CaptionTable, Shortener
 from clipkit.train.feature_cache import FeatureCache, frozen
 from clipkit.types import Reject
+
+Belonging = Literal["captions", "labels"]
+"""What must be equal for the caption of one row to belong to the picture of another."""
 
 CACHED_ROWS = 400_000
 """Features of frozen towers are held for up to so many rows (2 GB), else computed each epoch."""
@@ -108,6 +106,9 @@ class BatchSettings:
             all. It bounds memory and changes no gradient.
         duplicates: what pairs of equal pictures or captions are to one another: "positive", "mask"
             (left out) or "ignore" (negatives like others).
+        positives: "captions": pairs are duplicates by their pictures or captions; "labels": by
+            their pictures or labels, and by captions where there is no label (UniCL,
+            https://arxiv.org/abs/2204.03610).
         augment: random crops; the image tower is then never cached.
         flip: mirror half of the images; wrong where captions say left or right.
         drop_last: leave out the pairs that do not fill a last batch; else each pair is seen once an
@@ -120,6 +121,7 @@ class BatchSettings:
     batch_size: int = 256
     micro_batch_size: int | None = None
     duplicates: Duplicates = "positive"
+    positives: Belonging = "captions"
     augment: bool = False
     flip: bool = False
     drop_last: bool = False
@@ -132,13 +134,14 @@ class PairBatches:
 
     Args:
         model: says which towers are frozen, and how images and texts are prepared.
-        data: rows with an image and at least one caption are used.
+        data: a data set, or several; rows with an image and at least one caption are used.
         cache: encodes frozen towers once.
         settings: what a step is fed.
         seed: of order, choice of caption and augmentation.
         process_index: which part of each batch this process takes.
         process_count: into how many parts a batch is split.
         number_captions: keep all captions in memory, in a table, even where that is not needed.
+        order: of the rows of an epoch; by chance when `None`.
 
     Attributes:
         shorten: counts the captions that were looked at, and those that the model cuts.
@@ -150,7 +153,7 @@ class PairBatches:
     def __init__(
         self,
         model: DualEncoder,
-        data: Dataset,
+        data: Dataset | Sources,
         cache: FeatureCache,
         settings: BatchSettings,
         *,
@@ -158,6 +161,7 @@ class PairBatches:
         process_index: int = 0,
         process_count: int = 1,
         number_captions: bool = False,
+        order: Order | None = None,
     ) -> None:
         """Encode what is frozen."""
         self.model = model
@@ -166,10 +170,11 @@ class PairBatches:
         self.process_index = process_index
         self.process_count = process_count
         self.shorten = Shortener(model, settings.long_captions)
-        self.data = data
+        sources = data if isinstance(data, Sources) else Sources.of(data)
+        self.data = sources.data
         self._skipped: dict[str, Reject] = {}
         self._loader: Loader | None = None
-        self.rows = data.captioned()
+        self.rows = sources.rows("pairs")
         few = len(self.rows) <= CACHED_ROWS
         self.image_features: Tensor | None = None
         self.mirrored_features: Tensor | None = None
@@ -177,17 +182,13 @@ class PairBatches:
             self._encode_images(cache)
         if len(self.rows) < 2:
             raise DataError(
-                f"{data.name}: training needs two rows with image and caption; it has"
+                f"{self.data.name}: training needs two rows with image and caption; it has"
                 f" {len(self.rows)}"
             )
-        self.batch_size = min(settings.batch_size, len(self.rows))
-        self.bounds = batch_bounds(len(self.rows), self.batch_size, drop_last=settings.drop_last)
-        smallest = int((self.bounds[:, 1] - self.bounds[:, 0]).min())
-        if smallest < 2 * process_count:
-            raise ConfigError(
-                f"batch_size: batches of {smallest} pairs are too small for {process_count}"
-                f" process{'es' * (process_count > 1)}: each needs two"
-            )
+        self.visits = Visits(sources.weights(self.rows), seed=seed, order=order)
+        self.batch_size = min(settings.batch_size, len(self.visits))
+        self.bounds = batch_bounds(len(self.visits), self.batch_size, drop_last=settings.drop_last)
+        check_shares(self.bounds, process_count)
         self.text_features: Tensor | None = None
         self.captions: CaptionTable | None = None
         cached_texts = frozen(model.text_tower) and few
@@ -211,6 +212,9 @@ class PairBatches:
         told = [self.data[int(row)].captions for row in self.rows]
         shown = self.shorten([caption for captions in told for caption in captions])
         self.captions = CaptionTable(told, shown, self.data.caption_key)
+        if self.settings.positives == "labels":
+            labels = [label_key(self.data[int(row)].label) for row in self.rows]
+            self._labels = torch.tensor(labels)
         if frozen(self.model.text_tower):
             self.text_features = cache.text_tower(self.model, self.captions.texts)
 
@@ -234,16 +238,17 @@ class PairBatches:
         if self.image_features is None or self.captions is None:
             yield from self._live(epoch, done)
             return
-        n = len(self.rows)
-        order = torch.from_numpy(sample_order(n, seed=self.seed, epoch=epoch))
-        mirror = torch.from_numpy(draws(n, stream=FLIP, seed=self.seed, epoch=epoch) < 0.5)
-        shown = self.captions.drawn(seed=self.seed, epoch=epoch)
+        n, most = len(self.rows), self.visits.most
+        order = torch.from_numpy(self.visits(epoch))
+        mirror = torch.from_numpy(draws(n * most, stream=FLIP, seed=self.seed, epoch=epoch) < 0.5)
+        shown = self.captions.drawn(seed=self.seed, epoch=epoch, most=most)
         for start, end in self.bounds[done:]:
-            places = order[start + self.process_index : end : self.process_count]
+            visits = order[start + self.process_index : end : self.process_count]
+            places = visits % n
             images = self.image_features[places]
             if self.mirrored_features is not None:
-                images = torch.where(mirror[places, None], self.mirrored_features[places], images)
-            yield self._batch(images, places, self.image_keys[places], shown[places])
+                images = torch.where(mirror[visits, None], self.mirrored_features[places], images)
+            yield self._batch(images, places, self.image_keys[places], shown[visits])
 
     def _live(self, epoch: int, done: int) -> Iterator[PairBatch]:
         """Yield batches whose images are decoded now and whose captions are read now."""
@@ -258,26 +263,30 @@ class PairBatches:
             workers=self.settings.workers,
             drop_last=self.settings.drop_last,
             rows=None if len(self.rows) == len(self.data) else self.rows,
+            visits=self.visits,
             position=(epoch, done),
         )
         _ = self.skipped  # takes over what the loader before this one found
         self._loader = loader
         chance = partial(draws_of, seed=self.seed, epoch=epoch)
-        shown = self.captions.drawn(seed=self.seed, epoch=epoch) if self.captions else None
+        most = self.visits.most
+        table = self.captions
+        shown = None if table is None else table.drawn(seed=self.seed, epoch=epoch, most=most)
         for batch in loader.epoch():
             pixels = batch.pixels
             if self.settings.flip:
-                turned = torch.from_numpy(chance(batch.indices, stream=FLIP) < 0.5)
+                turned = torch.from_numpy(chance(batch.visits, stream=FLIP) < 0.5)
                 pixels = torch.where(turned[:, None, None, None], pixels.flip(2), pixels)
             places, image_keys = torch.tensor(batch.indices), torch.tensor(batch.keys)
+            labels = torch.tensor([label_key(label) for label in batch.labels])
             if shown is not None:
-                yield self._batch(pixels, places, image_keys, shown[places])
+                yield self._batch(pixels, places, image_keys, shown[batch.visits], labels)
                 continue
-            told = zip(batch.captions, chance(batch.indices, stream=CAPTION), strict=True)
+            told = zip(batch.captions, chance(batch.visits, stream=CAPTION), strict=True)
             parts = self.shorten([captions[int(x * len(captions))] for captions, x in told])
-            cut = zip(parts, chance(batch.indices, stream=SENTENCE), strict=True)
+            cut = zip(parts, chance(batch.visits, stream=SENTENCE), strict=True)
             texts = [some[int(x * len(some))] for some, x in cut]
-            yield self._batch(pixels, places, image_keys, texts)
+            yield self._batch(pixels, places, image_keys, texts, labels)
 
     def _batch(
         self,
@@ -285,6 +294,7 @@ class PairBatches:
         places: Int[Tensor, " batch"],
         image_keys: Int[Tensor, " batch"],
         told: Int[Tensor, " batch"] | list[str],
+        labels: Int[Tensor, " batch"] | None = None,
     ) -> PairBatch:
         """Join images with texts: with given ones, or with some of the caption table."""
         texts: Tensor | list[str]
@@ -298,5 +308,18 @@ class PairBatches:
                 if self.text_features is None
                 else self.text_features[told]
             )
+        if self.settings.positives == "labels":
+            labels = self._labels[places] if labels is None else labels
+            keys = torch.where(labels < 0, keys, labels)
         rows = torch.from_numpy(self.rows)[places.long()]
         return PairBatch(images, texts, rows, numbers, image_keys, keys)
+
+
+def check_shares(bounds: Int[np.ndarray, "batches 2"], process_count: int) -> None:
+    """Raise ConfigError where a process would get fewer than two rows of a batch."""
+    smallest = int((bounds[:, 1] - bounds[:, 0]).min())
+    if smallest < 2 * process_count:
+        raise ConfigError(
+            f"batch_size: batches of {smallest} are too small for {process_count}"
+            f" process{'es' * (process_count > 1)}: each needs two rows"
+        )

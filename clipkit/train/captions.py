@@ -42,11 +42,18 @@ class CaptionTable:
         self.texts = list(numbers)
         self.keys = torch.tensor([key(text) for text in self.texts])
 
-    def drawn(self, *, seed: int, epoch: int) -> Int[Tensor, " rows"]:
-        """Return which text each row shows in one epoch: a function of the arguments alone."""
-        n = len(self._counts)
+    def drawn(self, *, seed: int, epoch: int, most: int = 1) -> Int[Tensor, " visits"]:
+        """Return which text each row shows in one epoch: a function of the arguments alone.
+
+        Args:
+            seed: of the choice.
+            epoch: its number.
+            most: how often a row is visited at most; the rows follow one another so many times.
+        """
+        counts = self._counts.repeat(most)
+        n = len(counts)
         caption = torch.from_numpy(draws(n, stream=CAPTION, seed=seed, epoch=epoch))
-        chosen = self._first + (caption * self._counts).long()
+        chosen = self._first.repeat(most) + (caption * counts).long()
         part = torch.from_numpy(draws(n, stream=SENTENCE, seed=seed, epoch=epoch))
         return self._numbers[self._first_part[chosen] + (part * self._parts[chosen]).long()]
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
 from clipkit.packages import file_sha256, replace_file
+from clipkit.train.optim import trained_parameters
 from clipkit.train.scores import Scores
 
 _TENSORS = "tensors.safetensors"
@@ -204,29 +205,48 @@ def read_state(path: Path) -> TrainState:
         ) from None
 
 
-def training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return what changes in training: weights, statistics, the optimiser's state by parameter."""
+def training_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer, *, views: nn.Module | None = None
+) -> dict[str, Tensor]:
+    """Return what changes in training: weights, statistics, the optimiser's state by parameter.
+
+    Args:
+        model: what trains.
+        optimizer: what moves it.
+        views: what a run has besides: its head, its copy of a tower, the state of its loss.
+    """
     tensors = {f"model.{name}": value for name, value in changing_state(model).items()}
-    for name, parameter in model.named_parameters():
+    if views is not None:
+        # Copies: a safetensors file holds no tensor twice, and parts of these may be one.
+        tensors.update({f"views.{k}": v.detach().clone() for k, v in views.state_dict().items()})
+    for name, parameter in trained_parameters(model, views).items():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
     return tensors
 
 
-def restore_tensors(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def restore_tensors(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    views: nn.Module | None = None,
+) -> None:
     """Put back what `training_tensors` gave."""
     tensors = load_file(path / _TENSORS)
-    weights: dict[str, Tensor] = {}
+    weights: dict[str, dict[str, Tensor]] = {"model": {}, "views": {}}
     states: dict[str, dict[str, Tensor]] = {}
     for full, value in tensors.items():
         kind, _, name = full.partition(".")
-        if kind == "model":
-            weights[name] = value
+        if kind in weights:
+            weights[kind][name] = value
         else:
             key, _, name = name.partition(".")
             states.setdefault(name, {})[key] = value
-    model.load_state_dict(weights, strict=False)
-    for name, parameter in model.named_parameters():
+    model.load_state_dict(weights["model"], strict=False)
+    if views is not None:
+        views.load_state_dict(weights["views"])
+    for name, parameter in trained_parameters(model, views).items():
         if name in states:
             optimizer.state[parameter] = {
                 key: _laid_out_as(parameter, value) for key, value in states[name].items()

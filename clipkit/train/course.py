@@ -6,11 +6,11 @@ from signal import Signals
 from typing import Any
 
 import torch
+from torch import nn
 
 from clipkit.errors import ConfigError, Interrupted
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.signals import StopSignals
-from clipkit.train.batches import PairBatches
 from clipkit.train.checkpoint import (
     Checkpoints,
     CheckpointSettings,
@@ -20,6 +20,7 @@ from clipkit.train.checkpoint import (
     training_tensors,
 )
 from clipkit.train.feature_cache import FeatureCache
+from clipkit.train.feed import Feed
 from clipkit.train.kept import Kept, Selection
 from clipkit.train.processes import told_by_main, wait_for_everyone
 from clipkit.train.run_log import RunFolder
@@ -59,7 +60,7 @@ class Course:
 
     Args:
         model: what trains.
-        batches: what it trains on.
+        feed: what it trains on.
         optimizer: what moves it.
         steps: of the whole run.
         scorings: what is scored.
@@ -69,6 +70,7 @@ class Course:
         run: the run folder.
         stop: what has been asked for by signals.
         identity: fingerprints of the data and of the model that the run begins with.
+        views: what the run has for its views, whose state changes in training.
         tracker: Accelerate's, when there are trackers to report to.
 
     Attributes:
@@ -81,7 +83,7 @@ class Course:
     def __init__(
         self,
         model: DualEncoder,
-        batches: PairBatches,
+        feed: Feed,
         optimizer: torch.optim.Optimizer,
         *,
         steps: int,
@@ -92,10 +94,12 @@ class Course:
         run: RunFolder,
         stop: StopSignals,
         identity: tuple[str, str],
+        views: nn.Module | None = None,
         tracker: Any = None,
     ) -> None:
         """Score the model, or put back what a checkpoint has."""
-        self.model, self.batches, self.optimizer = model, batches, optimizer
+        self.model, self.feed, self.optimizer = model, feed, optimizer
+        self.views = views
         self.first_logit_scale = model.logit_scale.item()
         self.steps, self.scorings, self.cache = steps, scorings, cache
         self.run, self.stop, self.tracker = run, stop, tracker
@@ -104,7 +108,7 @@ class Course:
         if path is None:
             run.cut_log(0)
             self.state = TrainState(*identity)
-            run.log("start", data=identity[0], model=identity[1], rows=len(batches.data))
+            run.log("start", data=identity[0], model=identity[1], rows=len(feed.data))
             with stop.at_once():
                 self.state.before = score(model, scorings.all, cache)
             run.log("before", scores=self.state.before)
@@ -112,12 +116,13 @@ class Course:
         else:
             self.state = read_state(path)
             self._check(identity)
-            restore_tensors(path, model, optimizer)
-            batches.skip(Reject(*parts) for parts in self.state.skipped)
-            batches.shorten.seen = self.state.captions_seen
-            batches.shorten.cut = self.state.captions_cut
+            restore_tensors(path, model, optimizer, views=views)
+            feed.skip(Reject(*parts) for parts in self.state.skipped)
+            if feed.shorten is not None:
+                feed.shorten.seen = self.state.captions_seen
+                feed.shorten.cut = self.state.captions_cut
             run.cut_log(self.state.log_size)
-        run.time("began", step=self.state.step, processes=batches.process_count)
+        run.time("began", step=self.state.step, processes=feed.process_count)
         self.kept = Kept(model, self.state, selection, self.checkpoints)
 
     def _check(self, identity: tuple[str, str]) -> None:
@@ -148,11 +153,13 @@ class Course:
 
     def save(self) -> None:
         """Write a checkpoint of this step."""
-        self.state.captions_seen = self.batches.shorten.seen
-        self.state.captions_cut = self.batches.shorten.cut
-        self.state.skipped = [[some.id, some.reason, some.where] for some in self.batches.skipped]
+        if self.feed.shorten is not None:
+            self.state.captions_seen = self.feed.shorten.seen
+            self.state.captions_cut = self.feed.shorten.cut
+        self.state.skipped = [[some.id, some.reason, some.where] for some in self.feed.skipped]
         self.state.log_size = self.run.log_size()
-        self.checkpoints.save(self.state, training_tensors(self.model, self.optimizer))
+        tensors = training_tensors(self.model, self.optimizer, views=self.views)
+        self.checkpoints.save(self.state, tensors)
 
     def go_on(self) -> None:
         """Score what was due when the run was stopped."""
@@ -170,7 +177,7 @@ class Course:
         Raises:
             Interrupted: after saving, when a signal asked for it.
         """
-        if self.batches.process_count == 1:  # nobody else has to agree
+        if self.feed.process_count == 1:  # nobody else has to agree
             signal = self.stop.number or signal
         due = self.scorings.due(self.state.step) if self.state.step < self.steps else []
         if signal or due or self.state.step == self.steps:

@@ -1,7 +1,6 @@
 """What is wrong with a run, in words, from the numbers of a step."""
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -27,23 +26,21 @@ class Sight:
     Attributes:
         step: its number, from 1.
         lowest_loss: of the pairs, of the run so far, in nats.
-        batch_size: pairs of the step, over all processes.
-        softmax: whether the loss is a softmax over the batch.
+        guess: the loss of guessing, where it is known.
+        softmax: whether the model's scores are a softmax's logits.
         logit_scale: the multiplier.
         first_logit_scale: that of the start.
-        image_cosine: mean cosine between two images' features.
-        text_cosine: mean cosine between two texts' features.
+        cosines: mean cosine between two features of a kind, "image" or "text".
         duplicates: share of the pairs whose picture or caption another pair has too.
     """
 
     step: int
     lowest_loss: float
-    batch_size: int
+    guess: float | None
     softmax: bool
     logit_scale: float
     first_logit_scale: float
-    image_cosine: float
-    text_cosine: float
+    cosines: Mapping[str, float]
     duplicates: float
 
 
@@ -55,13 +52,12 @@ def diagnose(seen: Sight, *, duplicates: str) -> Iterator[tuple[str, str]]:
         duplicates: what duplicates count as.
     """
     late = seen.step >= LEARNS_BY
-    guess = math.log(seen.batch_size)
-    if late and seen.softmax and seen.lowest_loss > STUCK * guess:
+    if late and seen.guess is not None and seen.lowest_loss > STUCK * seen.guess:
         yield (
             "stuck",
-            f"after {seen.step} steps the loss has not left ln(batch) = {guess:.2f}, which is that"
-            " of guessing: check that captions belong to their images (clipkit data audit), then"
-            " try another optim.lr",
+            f"after {seen.step} steps the loss has not left {seen.guess:.2f}, which is that of"
+            " guessing: check that captions belong to their images (clipkit data audit), then try"
+            " another optim.lr",
         )
     cap = 0.999 * MAX_LOGIT_SCALE  # which many models start at
     if seen.softmax and seen.logit_scale >= cap > seen.first_logit_scale:
@@ -71,7 +67,7 @@ def diagnose(seen: Sight, *, duplicates: str) -> Iterator[tuple[str, str]]:
             " model fits the training pairs as sharply as it may; fewer epochs, a smaller"
             " optim.logit_scale_lr or more data will generalise better",
         )
-    for side, cosine in (("image", seen.image_cosine), ("text", seen.text_cosine)):
+    for side, cosine in seen.cosines.items():
         if late and cosine > COLLAPSED:
             yield (
                 f"{side}_collapse",

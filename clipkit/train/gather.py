@@ -58,6 +58,18 @@ def gather_rows(
     )
 
 
+def spoilt_rows(gathered: Gathered, rows: Int[Tensor, " batch"]) -> list[int]:
+    """Return the rows of the data whose features, of the first two kinds, are no numbers.
+
+    Args:
+        gathered: a batch.
+        rows: of the data, that it is of.
+    """
+    first, second = gathered.features[:2]
+    bad = ~(first.isfinite().all(1) & second.isfinite().all(1))
+    return sorted({int(row) for row in rows[bad.to(rows.device)]})
+
+
 def process_count() -> int:
     """Return how many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -6,46 +6,98 @@ once more to hand it on. The logit scale and bias are leaves of their own, whose
 once, whatever the number of micro-batches. Dropout is repeated by seeding chance again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from itertools import zip_longest
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from clipkit.models.dual_encoder import DualEncoder
+from clipkit.data.preprocess import normalize
+from clipkit.models.dual_encoder import DualEncoder, project_features
 from clipkit.train.batches import PairBatch, Part
 from clipkit.train.chance import seed_chance
 from clipkit.train.gather import process_count
+from clipkit.train.view_batches import ViewBatch, ViewPart
+from clipkit.train.view_term import ViewGradients, ViewTerm
+from clipkit.types import Preprocessing
 
-Outputs = tuple[
-    Float[Tensor, "batch dim"], Float[Tensor, "batch dim"], Float[Tensor, ""], Float[Tensor, ""]
-]
+
+class Features(NamedTuple):
+    """Of a batch or a part of it; `None` where it has nothing of the kind.
+
+    Attributes:
+        images: of the pictures of pairs.
+        texts: of their captions.
+        first: of the first views.
+        second: of the second views; `None` also where a copy of the tower sees them.
+    """
+
+    images: Float[Tensor, "batch dim"] | None
+    texts: Float[Tensor, "batch dim"] | None
+    first: Float[Tensor, "views _"] | None = None
+    second: Float[Tensor, "views _"] | None = None
+
+
+Outputs = tuple[Features, Float[Tensor, ""], Float[Tensor, ""]]
 
 
 class Pairs(nn.Module):
-    """One forward pass over both sides, so that Accelerate wraps the model as a whole."""
+    """One forward pass over all sides, so that Accelerate wraps the model as a whole.
 
-    def __init__(self, model: DualEncoder, *, cached_images: bool) -> None:
-        """Keep the model, and whether images come as features of its frozen tower."""
+    Args:
+        model: what trains.
+        cached_images: whether images of pairs come as features of its frozen tower.
+        views: the image-image term of the run.
+    """
+
+    def __init__(
+        self, model: DualEncoder, *, cached_images: bool, views: ViewTerm | None = None
+    ) -> None:
+        """Keep the model, and the head of the views, which trains with it."""
         super().__init__()
         self.model = model
         self.cached_images = cached_images
+        self.view_head = None if views is None else views.head
 
-    def forward(self, images: Tensor, texts: Tensor | dict[str, Tensor]) -> Outputs:
-        """Return image features, text features, the logit scale, and the bias or zero."""
+    def forward(
+        self,
+        images: Tensor | None,
+        texts: Tensor | dict[str, Tensor] | None,
+        first: Tensor | None = None,
+        second: Tensor | None = None,
+    ) -> Outputs:
+        """Return the features of what is given, the logit scale, and the bias or zero."""
         model = self.model
-        encode = model.project_image if self.cached_images else model.encode_image
-        image_features = encode(images)
-        text_features = (
-            model.project_text(texts) if isinstance(texts, Tensor) else model.encode_text(texts)
-        )
+        image_features = text_features = None
+        if images is not None:
+            encode = model.project_image if self.cached_images else model.encode_image
+            image_features = encode(images)
+        if texts is not None:
+            text_features = (
+                model.project_text(texts) if isinstance(texts, Tensor) else model.encode_text(texts)
+            )
         scale, bias = model.logit_scale, model.logit_bias
         # A copy: what wraps the model for several processes looks for operations on parameters.
         bias = torch.zeros_like(scale) if bias is None else bias.clone()
-        return image_features, text_features, scale, bias
+        views = self._views(first, second)
+        return Features(image_features, text_features, *views), scale, bias
+
+    def _views(
+        self, first: Tensor | None, second: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the features of views, which pass through the tower together."""
+        if first is None:
+            return None, None
+        shown = first if second is None else torch.cat([first, second])
+        head = self.model.image_projection if self.view_head is None else self.view_head
+        features = project_features(head, self.model.image_tower(shown))
+        if second is None:
+            return features, None
+        return features[: len(first)], features[len(first) :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,64 +124,99 @@ class GradCache:
         accelerator: of Accelerate.
         pairs: the model as it is.
         wrapped: the model as Accelerate wrapped it.
-        micro_batch_size: pairs that pass through the model at once, of each process; all of them
-            when `None`, and then the model sees them once.
+        micro_batch_size: pairs, and pictures with two views, that pass through the model at once,
+            of each process; all of them when `None`, and then the model sees them once.
+        views: the image-image term of the run.
     """
 
     def __init__(
-        self, accelerator: Any, pairs: Pairs, wrapped: nn.Module, *, micro_batch_size: int | None
+        self,
+        accelerator: Any,
+        pairs: Pairs,
+        wrapped: nn.Module,
+        *,
+        micro_batch_size: int | None,
+        views: ViewTerm | None = None,
     ) -> None:
         """Keep the model."""
         self.accelerator = accelerator
         self.pairs = pairs
         self.wrapped = wrapped
         self.micro_batch_size = micro_batch_size
-        self._parts: list[Part] = []
+        self.views = views
+        self._parts: list[tuple[Part | None, ViewPart | None]] = []
         self._outputs: Outputs | None = None
         self._moment: tuple[int, ...] = ()
 
     def encode(
-        self, batch: PairBatch, *, moment: tuple[int, ...]
-    ) -> tuple[Float[Tensor, "rows dim"], Float[Tensor, "rows dim"]]:
-        """Return the image and text features of this process's share of a batch.
+        self, batch: PairBatch | None, views: ViewBatch | None = None, *, moment: tuple[int, ...]
+    ) -> Features:
+        """Return the features of this process's share of a batch.
 
         Args:
-            batch: the share.
+            batch: the share of the pairs.
+            views: that of the views.
             moment: numbers that chance is a function of.
         """
         self._moment = moment
-        self._parts = batch.parts(self.pairs.model, self.micro_batch_size)
+        size, model = self.micro_batch_size, self.pairs.model
+        pairs = [] if batch is None else batch.parts(model, size)
+        self._parts = list(zip_longest(pairs, [] if views is None else views.parts(size)))
         if len(self._parts) == 1:
             self._outputs = self._forward(self.wrapped, 0)
-            return self._outputs[0].detach(), self._outputs[1].detach()
-        with torch.no_grad():
-            features = [self._forward(self.pairs, at)[:2] for at in range(len(self._parts))]
-        return torch.cat([images for images, _ in features]), torch.cat([t for _, t in features])
+            features = [Features(*(f if f is None else f.detach() for f in self._outputs[0]))]
+        else:
+            with torch.no_grad():
+                features = [self._forward(self.pairs, at)[0] for at in range(len(self._parts))]
+        joined = Features(*map(_joined, zip(*features, strict=True)))
+        keys = self._keys()
+        return joined if keys is None else joined._replace(second=keys)
+
+    def _keys(self) -> Float[Tensor, "views _"] | None:
+        """Return what the slow copy of the tower makes of second views, where there is one."""
+        if self.views is None or self.views.keys is None:
+            return None
+        found = []
+        for at, (_, part) in enumerate(self._parts):
+            if part is not None:
+                seed_chance(*self._moment, len(self._parts) + 1 + at)
+                images = normalize(part.second.to(self.pairs.model.device), self._preprocessing)
+                with self.accelerator.autocast():
+                    found.append(self.views.encode_keys(images))
+        return _joined(found)
 
     def backward(
-        self, gradients: Gradients, *, extra: Callable[[], Float[Tensor, ""]] | None = None
+        self,
+        gradients: Gradients | None,
+        views: ViewGradients | None = None,
+        *,
+        extra: Callable[[], Float[Tensor, ""]] | None = None,
     ) -> Float[Tensor, ""]:
         """Add the gradient of every parameter, averaged over processes by Accelerate.
 
         Args:
-            gradients: of the loss of the whole batch.
+            gradients: of the loss of the pairs of the whole batch.
+            views: of that of its views.
             extra: a further loss of this process's pairs, of the parameters themselves.
 
         Returns:
             What `extra` gave, or zero.
         """
-        further = torch.zeros_like(gradients.logit_scale)
-        processes = process_count()  # Accelerate averages what is the sum of the processes' shares
-        image_parts = self._split(gradients.image_features * processes)
-        text_parts = self._split(gradients.text_features * processes)
-        for at in range(len(self._parts)):
+        further = torch.zeros_like(self.pairs.model.logit_scale)
+        parts = self._gradients_by_part(gradients, views)
+        for at, wanted in enumerate(parts):
             last = at == len(self._parts) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                images, texts, scale, bias = self._outputs or self._forward(self.wrapped, at)
-                total = (images * image_parts[at]).sum() + (texts * text_parts[at]).sum()
+                features, scale, bias = self._outputs or self._forward(self.wrapped, at)
+                total = torch.zeros_like(scale)
+                for some, gradient in zip(features, wanted, strict=True):
+                    if some is not None and gradient is not None:
+                        total = total + (some * gradient).sum()
                 if last:
-                    total = total + scale * gradients.logit_scale
-                    if gradients.logit_bias is not None:
+                    for given in (gradients, views):
+                        if given is not None:
+                            total = total + scale * given.logit_scale
+                    if gradients is not None and gradients.logit_bias is not None:
                         total = total + bias * gradients.logit_bias
                     if extra is not None:
                         seed_chance(*self._moment, len(self._parts))
@@ -141,13 +228,45 @@ class GradCache:
 
     def _forward(self, module: nn.Module, at: int) -> Outputs:
         """Pass a part through the model, with the chance that belongs to it."""
-        images, texts = self._parts[at].on_device(self.pairs.model)
+        pairs, views = self._parts[at]
+        device = self.pairs.model.device
+        given: list[Tensor | dict[str, Tensor] | None] = [None, None]
+        if pairs is not None:
+            given = [*pairs.on_device(self.pairs.model)]
+        if views is not None:
+            keyed = self.views is not None and self.views.keys is not None
+            shown = [views.first] if keyed else [views.first, views.second]
+            given += [normalize(some.to(device), self._preprocessing) for some in shown]
         seed_chance(*self._moment, at)
         with self.accelerator.autocast():
-            outputs: Outputs = module(images, texts)
+            outputs: Outputs = module(*given)
         return outputs
 
-    def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Cut rows as the batch was cut."""
-        split: tuple[Tensor, ...] = rows.split([len(part.images) for part in self._parts])
-        return split
+    @property
+    def _preprocessing(self) -> Preprocessing:
+        return self.pairs.model.preprocessing
+
+    def _gradients_by_part(
+        self, gradients: Gradients | None, views: ViewGradients | None
+    ) -> list[Features]:
+        """Cut gradients as the batch was cut."""
+        pairs = [0 if part is None else len(part.images) for part, _ in self._parts]
+        shown = [0 if part is None else len(part.first) for _, part in self._parts]
+        sides: list[tuple[Tensor | None, list[int]]]
+        sides = [(None, pairs), (None, pairs), (None, shown), (None, shown)]
+        if gradients is not None:
+            sides[:2] = [(gradients.image_features, pairs), (gradients.text_features, pairs)]
+        if views is not None:
+            sides[2:] = [(views.first, shown), (views.second, shown)]
+        processes = process_count()  # Accelerate averages what is the sum of the processes' shares
+        cut = [
+            [None] * len(sizes) if rows is None else (rows * processes).split(sizes)
+            for rows, sizes in sides
+        ]
+        return [Features(*some) for some in zip(*cut, strict=True)]
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Join the features of parts, of which some have none."""
+    there = [some for some in parts if some is not None]
+    return torch.cat(there) if there else None

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -10,26 +9,28 @@ import torch
 from torch import nn
 
 from clipkit.data.dataset import Dataset
+from clipkit.data.sources import Sources
 from clipkit.errors import ClipkitError
 from clipkit.evaluate.encoder import check_rejects
 from clipkit.models.dual_encoder import DualEncoder
-from clipkit.models.projections import Projection
 from clipkit.signals import StopSignals
-from clipkit.train.batches import BatchSettings, PairBatch, PairBatches
+from clipkit.train.batches import BatchSettings, PairBatch
 from clipkit.train.checkpoint import CheckpointSettings
 from clipkit.train.class_directions import ClassDirections
 from clipkit.train.course import Course, Scorings
-from clipkit.train.diagnose import Sight, diagnose, diagnose_waiting, mean_cosine
 from clipkit.train.feature_cache import FeatureCache, frozen
-from clipkit.train.grad_cache import GradCache, Pairs
+from clipkit.train.grad_cache import GradCache
 from clipkit.train.kept import Selection
-from clipkit.train.objective import Aim, Objective
 from clipkit.train.optim import OptimSettings, build_optimizer, set_learning_rate
+from clipkit.train.prepare import prepare
 from clipkit.train.processes import make_accelerator, tracking
 from clipkit.train.run_log import RunFolder
 from clipkit.train.scores import Scores, Scoring
-from clipkit.train.teacher import Teacher, TeacherSettings
-from clipkit.train.watch import StepReport, Watch
+from clipkit.train.step import StepAim, StepObjective
+from clipkit.train.teacher import TeacherSettings
+from clipkit.train.tell import Teller
+from clipkit.train.view_term import Views
+from clipkit.train.watch import StepReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,9 @@ class FitResult:
 
 def fit(
     model: DualEncoder,
-    data: Dataset,
+    data: Dataset | Sources,
     *,
-    loss: nn.Module,
+    loss: nn.Module | None,
     optim: OptimSettings,
     batches: BatchSettings,
     epochs: int,
@@ -75,6 +76,7 @@ def fit(
     precision: str = "auto",
     class_directions: ClassDirections | None = None,
     teacher: TeacherSettings | None = None,
+    views: Views | None = None,
     trackers: Sequence[str] = (),
     on_progress: Callable[[StepReport], None] | None = None,
     on_note: Callable[[str], None] | None = None,
@@ -85,12 +87,13 @@ def fit(
 
     Args:
         model: with what trains set by `set_trainable`.
-        data: captioned images.
-        loss: of `clipkit.losses`, or a module that is called as they are.
+        data: captioned images; any images where there are views alone; or several data sets.
+        loss: of `clipkit.losses`, or a module that is called as they are; `None` where the captions
+            teach nothing.
         optim: how the parameters move.
         batches: what a step is fed.
-        epochs: visits of each row.
-        seed: of order, choice of caption, dropout and augmentation.
+        epochs: visits of each row, see `Feed`.
+        seed: of order, choice of caption, dropout, augmentation and the head of the views.
         scorings: what is scored before and after (and in between where it says so).
         cache: encodes frozen towers once.
         run: where events, checkpoints and times go.
@@ -100,6 +103,7 @@ def fit(
         precision: "auto" (bf16 where the device computes in it, else float32), "bf16" or "float32".
         class_directions: a second term over the classes of the image tower's own classifier.
         teacher: a model to imitate.
+        views: an image-image term.
         trackers: where Accelerate reports to as well, such as "tensorboard".
         on_progress: told about the run about twice a second.
         on_note: told what is wrong with the run.
@@ -110,8 +114,10 @@ def fit(
         ConfigError: when a run that was stopped cannot go on with what has changed since.
         ClipkitError: when the loss or its gradient is no longer finite.
     """
+    sources = data if isinstance(data, Sources) else Sources.of(data)
+    data = sources.data
     identity = (data.fingerprint(), model.fingerprint())
-    unused = not (frozen(model.image_tower) and frozen(model.text_tower))
+    unused = not (frozen(model.image_tower) and frozen(model.text_tower)) or views is not None
     accelerator = make_accelerator(
         precision, find_unused_parameters=unused, trackers=trackers, folder=run.path
     )
@@ -119,37 +125,35 @@ def fit(
     if trackers:
         told = {"batch_size": batches.batch_size, "epochs": epochs, "seed": seed}
         accelerator.init_trackers("clipkit", config={**told, "lr": optim.lr})
-    fed = PairBatches(
+    made = prepare(
         model,
-        data,
-        cache,
-        batches,
+        sources,
+        loss=loss,
+        batches=batches,
+        cache=cache,
         seed=seed,
-        process_index=accelerator.process_index,
-        process_count=accelerator.num_processes,
-        number_captions=teacher is not None,
+        max_rejected=max_rejected,
+        class_directions=class_directions,
+        teacher=teacher,
+        views=views,
+        accelerator=accelerator,
     )
-    standardise_projections(model, fed)
-    if class_directions is not None:
-        class_directions.prepare(model, fed.image_features, cache)
-    taught = None
-    if teacher is not None and fed.captions is not None:
-        texts = fed.captions.texts
-        taught = Teacher(
-            teacher, data, texts, cache, device=model.device, max_rejected=max_rejected
-        )
-    pairs = Pairs(model, cached_images=fed.image_features is not None)
-    model.train()
-    optimizer = build_optimizer(model, optim)
+    feed, objective, pairs = made.feed, made.objective, made.pairs
+    optimizer = build_optimizer(model, optim, views=objective.views)
     wrapped, prepared = accelerator.prepare(pairs, optimizer)
-    grads = GradCache(accelerator, pairs, wrapped, micro_batch_size=batches.micro_batch_size)
-    objective = Objective(loss, duplicates=batches.duplicates, teacher=taught)
+    grads = GradCache(
+        accelerator,
+        pairs,
+        wrapped,
+        micro_batch_size=batches.micro_batch_size,
+        views=objective.views,
+    )
     with tracking(accelerator), StopSignals() as stop:
         course = Course(
             model,
-            fed,
+            feed,
             optimizer,
-            steps=epochs * len(fed),
+            steps=epochs * len(feed),
             scorings=Scorings(scorings),
             selection=selection or Selection(),
             settings=checkpoints or CheckpointSettings(),
@@ -157,10 +161,13 @@ def fit(
             run=run,
             stop=stop,
             identity=identity,
+            views=objective.views,
             tracker=accelerator if trackers else None,
         )
         check_rejects(data, cache.rejected(data), max_rejected)
-        tell = _Teller(course, on_progress, on_note)
+        tell = Teller(
+            course, duplicates=batches.duplicates, on_progress=on_progress, on_note=on_note
+        )
         take_steps(
             course,
             grads,
@@ -173,7 +180,7 @@ def fit(
         )
         accelerator.wait_for_everyone()
         after = course.finish()
-    for reject in fed.skipped:
+    for reject in feed.skipped:
         cache.rejects[f"{data.name}/{reject.id}"] = reject
     check_rejects(data, cache.rejected(data), max_rejected)
     state = course.state
@@ -183,33 +190,22 @@ def fit(
         kept_step=state.kept_step,
         steps=state.step,
         loss=state.loss,
-        captions_seen=fed.shorten.seen,
-        captions_cut=fed.shorten.cut,
+        captions_seen=state.captions_seen,
+        captions_cut=state.captions_cut,
         notes=tuple(state.notes.values()),
     )
-
-
-def standardise_projections(model: DualEncoder, batches: PairBatches) -> None:
-    """Show new projections the features of the training data, where those are at hand."""
-    sides = (
-        (model.image_projection, batches.image_features),
-        (model.text_projection, batches.text_features),
-    )
-    for projection, features in sides:
-        if isinstance(projection, Projection) and features is not None:
-            projection.standardise(features.to(model.device))
 
 
 def take_steps(
     course: Course,
     grads: GradCache,
-    objective: Objective,
+    objective: StepObjective,
     optimizer: Any,
     *,
     optim: OptimSettings,
     seed: int,
     class_directions: ClassDirections | None,
-    tell: "_Teller",
+    tell: Teller,
 ) -> None:
     """Take the steps that are left.
 
@@ -229,40 +225,48 @@ def take_steps(
     """
     model, state, accelerator = course.model, course.state, grads.accelerator
     course.go_on()
-    while not course.ended:
-        epoch, done = divmod(state.step, len(course.batches))
-        for batch in tell.watch.waiting(course.batches.epoch(epoch, done)):
-            rate = set_learning_rate(optimizer, optim, state.step, course.steps)
-            moment = (seed, state.step, accelerator.process_index)
-            features = grads.encode(batch, moment=moment)
-            aim = objective(model, batch, *features, signal=course.signal())
-            extra = (
-                partial(_class_loss, class_directions, model, batch) if class_directions else None
-            )
-            optimizer.zero_grad()
-            total = aim.loss + grads.backward(aim.gradients, extra=extra)
-            norm = accelerator.clip_grad_norm_(
-                grads.pairs.parameters(), optim.clip_norm or float("inf")
-            )
-            # The host waits for the device.
-            state.loss, pair_loss = torch.stack([total, aim.pair_loss]).tolist()
-            _check_finite(course, aim, float(norm))
-            optimizer.step()
-            model.clamp_logit_scale()
-            state.step += 1
-            state.lowest_loss = min(state.lowest_loss, pair_loss)
-            tell.step(aim, rate, float(norm))
-            with tell.watch.paused():
-                course.after_step(aim.gathered.signal)
-            if course.ended:
-                break
+    if course.ended:
+        return
+    for batch in tell.watch.waiting(course.feed.batches(state.step)):
+        rate = set_learning_rate(optimizer, optim, state.step, course.steps)
+        moment = (seed, state.step, accelerator.process_index)
+        features = grads.encode(batch.pairs, batch.views, moment=moment)
+        aim = objective(model, batch, features, signal=course.signal())
+        optimizer.zero_grad()
+        total = aim.loss + grads.backward(
+            aim.pairs.gradients if aim.pairs is not None else None,
+            aim.views.gradients if aim.views is not None else None,
+            extra=_class_loss(class_directions, model, batch.pairs),
+        )
+        norm = accelerator.clip_grad_norm_(
+            grads.pairs.parameters(), optim.clip_norm or float("inf")
+        )
+        # The host waits for the device.
+        state.loss, first_loss = torch.stack([total, aim.first_loss]).tolist()
+        _check_finite(course, aim, float(norm))
+        optimizer.step()
+        model.clamp_logit_scale()
+        if objective.views is not None and aim.views is not None:
+            objective.views.after_step(model, aim.views)
+        state.step += 1
+        state.lowest_loss = min(state.lowest_loss, first_loss)
+        tell.step(aim, rate=rate, norm=float(norm), chance=objective.chance(aim))
+        with tell.watch.paused():
+            course.after_step(aim.signal)
+        if course.ended:
+            return
 
 
-def _class_loss(directions: ClassDirections, model: DualEncoder, batch: PairBatch) -> torch.Tensor:
-    return directions(model, batch.images.to(model.device))
+def _class_loss(
+    directions: ClassDirections | None, model: DualEncoder, batch: PairBatch | None
+) -> Callable[[], torch.Tensor] | None:
+    """Return what works out the class-direction term, where there is one."""
+    if directions is None or batch is None:
+        return None
+    return lambda: directions(model, batch.images.to(model.device))
 
 
-def _check_finite(course: Course, aim: Aim, norm: float) -> None:
+def _check_finite(course: Course, aim: StepAim, norm: float) -> None:
     """Stop before this step's weights are changed, when it has no number to go by.
 
     Raises:
@@ -275,10 +279,10 @@ def _check_finite(course: Course, aim: Aim, norm: float) -> None:
     value = state.loss if what == "loss" else norm
     step, state.loss = state.step + 1, None
     rows = aim.spoilt_rows()
-    ids = [course.batches.data[row].id for row in rows[:5]]
+    ids = [course.feed.data[row].id for row in rows[:5]]
     course.run.log("failed", step=step, what=what, value=str(value), rows=ids)
     where = f"; rows whose features are no numbers: {', '.join(ids)}" if ids else ""
-    if len(rows) == len(aim.rows):
+    if len(rows) == len(aim.rows()):
         where = "; all rows of the batch have features that are no numbers"
     elif len(rows) > len(ids):
         where += f" and {len(rows) - len(ids)} more"
@@ -286,60 +290,3 @@ def _check_finite(course: Course, aim: Aim, norm: float) -> None:
         f"the {what} is {value} at step {step}: lower optim.lr, lengthen optim.warmup_steps,"
         f" or train with precision=float32{where}"
     )
-
-
-class _Teller:
-    """Tells the terminal, the log and the trackers how a run goes."""
-
-    def __init__(
-        self,
-        course: Course,
-        on_progress: Callable[[StepReport], None] | None,
-        on_note: Callable[[str], None] | None,
-    ) -> None:
-        self.course, self.on_note = course, on_note
-        self.watch = Watch(
-            course.state.step, course.steps, course.batches.batch_size, course.run, on_progress
-        )
-        self._waits = False
-
-    def step(self, aim: Aim, rate: float, norm: float) -> None:
-        """Tell about a step, as far as it is time to."""
-        state, run = self.course.state, self.course.run
-        loss = state.loss or 0.0
-        scale = self.course.model.logit_scale.item()
-        self.watch.tell(state.step, loss, scale)
-        if not self.watch.logs(state.step):
-            return
-        values = {"loss": loss, "lr": rate, "logit_scale": scale, "gradient_norm": norm}
-        run.log("step", step=state.step, **values)
-        self.course.track(values)
-        images, texts = (some.detach() for some in aim.gathered.features[:2])
-        softmax = self.course.model.similarity == "softmax"
-        seen = Sight(
-            step=state.step,
-            lowest_loss=state.lowest_loss,
-            batch_size=len(aim.rows),
-            softmax=softmax,
-            logit_scale=scale,
-            first_logit_scale=self.course.first_logit_scale,
-            image_cosine=mean_cosine(images),
-            text_cosine=mean_cosine(texts),
-            duplicates=aim.positives.share(),
-        )
-        for name, sentence in diagnose(seen, duplicates=aim.positives.duplicates):
-            if name not in state.notes:
-                state.notes[name] = sentence
-                run.log("note", step=state.step, note=sentence)
-                self._note(sentence)
-        watch = self.watch
-        pairs = (state.step - watch.start) * watch.batch_size
-        waits = diagnose_waiting(waited=watch.waited, seconds=watch.seconds(), pairs=pairs)
-        if waits and not self._waits:
-            self._waits = True
-            run.time("note", step=state.step, note=waits)
-            self._note(waits)
-
-    def _note(self, sentence: str) -> None:
-        if self.on_note is not None and self.course.run.writes:
-            self.on_note(sentence)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from clipkit.losses import Duplicates, Positives
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.train.batches import PairBatch
-from clipkit.train.gather import Gathered, gather_rows
+from clipkit.train.gather import Gathered, gather_rows, spoilt_rows
 from clipkit.train.grad_cache import Gradients
 from clipkit.train.teacher import Teacher
 
@@ -37,9 +37,7 @@ class Aim:
 
     def spoilt_rows(self) -> list[int]:
         """Return the rows of the data whose features are no numbers."""
-        images, texts = self.gathered.features[:2]
-        bad = ~(images.isfinite().all(1) & texts.isfinite().all(1))
-        return sorted({int(row) for row in self.rows[bad.to(self.rows.device)]})
+        return spoilt_rows(self.gathered, self.rows)
 
 
 class Objective:

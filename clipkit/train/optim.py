@@ -17,6 +17,7 @@ PARTS = {
     "text_projection": "projections",
     "log_logit_scale": "logit_scale",
     "logit_bias_parameter": "logit_scale",
+    "views": "projections",
 }
 """Which part, as `lr_factors` calls it, the parameters below an attribute of a model belong to."""
 
@@ -122,18 +123,25 @@ def set_learning_rate(
     return rate
 
 
-def build_optimizer(model: DualEncoder, settings: OptimSettings) -> torch.optim.AdamW:
+def build_optimizer(
+    model: DualEncoder, settings: OptimSettings, *, views: torch.nn.Module | None = None
+) -> torch.optim.AdamW:
     """Make AdamW over what trains; matrices decay, everything of fewer dimensions does not.
 
     Every group says in "name" what it holds, in "lr_factor" its learning rate as a multiple of the
     run's, and in "weight_decay" its decay. Groups are in the order of the model's parts, and within
     a part from its input to its output; parameters in the order of the model.
+
+    Args:
+        model: what trains.
+        settings: how.
+        views: what a run has for its views; what trains of it goes with the projections.
     """
     factors = settings.lr_factors or {}
     levels = _levels(model) if settings.layer_decay < 1 else {}
     parts = list(dict.fromkeys(PARTS.values()))
     groups: dict[tuple[int, int, bool], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in trained_parameters(model, views).items():
         if parameter.requires_grad:
             part = parts.index(PARTS[name.partition(".")[0]])
             key = (part, -levels.get(name, 0), parameter.ndim < 2)
@@ -157,6 +165,16 @@ def build_optimizer(model: DualEncoder, settings: OptimSettings) -> torch.optim.
         eps=settings.eps,
         fused=True,
     )
+
+
+def trained_parameters(
+    model: torch.nn.Module, views: torch.nn.Module | None = None
+) -> dict[str, torch.nn.Parameter]:
+    """Return what an optimiser may move, by name: of a model, and of what a run has besides."""
+    found = dict(model.named_parameters())
+    if views is not None:
+        found.update(views.named_parameters(prefix="views"))
+    return found
 
 
 def _levels(model: DualEncoder) -> dict[str, int]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from clipkit.train.batches import PairBatch
+from clipkit.train.feed import StepBatch
 from clipkit.train.run_log import RunFolder
 
 TELL_SECONDS = 0.5
@@ -74,7 +74,7 @@ class Watch:
         finally:
             self._paused += time.monotonic() - began
 
-    def waiting(self, batches: Iterable[PairBatch]) -> Iterator[PairBatch]:
+    def waiting(self, batches: Iterable[StepBatch]) -> Iterator[StepBatch]:
         """Pass batches on, and count how long they are waited for."""
         began = time.monotonic()
         for batch in batches:

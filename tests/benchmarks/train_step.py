@@ -42,13 +42,16 @@ from clipkit.train.batches import PairBatch, PairBatches
 from clipkit.train.checkpoint import CheckpointSettings
 from clipkit.train.course import Course, Scorings
 from clipkit.train.feature_cache import FeatureCache
+from clipkit.train.feed import Feed
 from clipkit.train.grad_cache import GradCache, Pairs
 from clipkit.train.kept import Selection
-from clipkit.train.loop import _Teller, take_steps
+from clipkit.train.loop import take_steps
 from clipkit.train.objective import Objective
 from clipkit.train.optim import OptimSettings, build_optimizer
 from clipkit.train.processes import make_accelerator
 from clipkit.train.run_log import RunFolder
+from clipkit.train.step import StepObjective
+from clipkit.train.tell import Teller
 from clipkit.types import Preprocessing
 
 ARCHITECTURE = "ViT-B-32"
@@ -137,11 +140,11 @@ class Batches(PairBatches):
 class Paced(Course):
     """A course that tells about its steps and saves nothing."""
 
-    batches: Batches
+    pace: Pace
 
     def after_step(self, signal: int) -> None:
         """Tell about a step."""
-        self.batches.pace.done(math.nan if self.state.loss is None else self.state.loss)
+        self.pace.done(math.nan if self.state.loss is None else self.state.loss)
 
 
 def pair_batch(pixels: torch.Tensor, captions: list[str]) -> PairBatch:
@@ -162,7 +165,7 @@ def run_clipkit(precision: str, weights: str, made: list[Made], pace: Pace) -> N
     with tempfile.TemporaryDirectory() as folder, StopSignals() as stop:
         course = Paced(
             model,
-            batches,
+            Feed(batches),
             prepared,
             steps=len(made),
             scorings=Scorings(()),
@@ -173,15 +176,16 @@ def run_clipkit(precision: str, weights: str, made: list[Made], pace: Pace) -> N
             stop=stop,
             identity=("noise", "random"),
         )
+        course.pace = pace
         take_steps(
             course,
             GradCache(accelerator, pairs, wrapped, micro_batch_size=None),
-            Objective(ClipLoss()),
+            StepObjective(Objective(ClipLoss())),
             prepared,
             optim=OPTIM,
             seed=0,
             class_directions=None,
-            tell=_Teller(course, None, None),
+            tell=Teller(course, duplicates="positive"),
         )
 
 

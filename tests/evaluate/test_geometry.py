@@ -117,3 +117,20 @@ def test_too_little_to_describe(model: DualEncoder) -> None:
         told(Sample("0", None, ("one",)), Sample("1", None, ("One",)))
     with pytest.raises(DataError, match="two pictures of one class"):
         told(Sample("0", None, label="a"), Sample("1", None, label="b"))
+
+
+def test_labels_where_there_are_captions_too(model: DualEncoder) -> None:
+    torch.manual_seed(0)
+    rows = [Sample(str(n), square("red", n), (f"text {n}",), "ab"[n % 2]) for n in range(6)]
+    bare = [Sample(row.id, row.image, label=row.label) for row in rows]
+    images = on_sphere(6, 4)
+    fixed = Fixed(images, on_sphere(6, 4))
+    both, plain = Dataset("both", rows), Dataset("plain", bare)
+    labelled = Geometry(data=both, positives="labels")(model, fixed)
+    assert labelled == Geometry(data=plain)(model, fixed)
+    captioned = Geometry(data=both, positives="captions")(model, fixed)
+    assert captioned == Geometry(data=both)(model, fixed)
+    assert "modality_gap" in captioned
+    assert "modality_gap" not in labelled
+    with pytest.raises(DataError, match="geometry of captions needs some"):
+        Geometry(data=plain, positives="captions")(model, fixed)

@@ -10,7 +10,7 @@ from clipkit.classify.linear_head import fit_linear_head
 from clipkit.data import Dataset, load_data
 from clipkit.errors import ConfigError, DataError
 from clipkit.evaluate import LinearProbe, ZeroShot
-from clipkit.evaluate.linear_probe import held_out, neighbours
+from clipkit.evaluate.linear_probe import held_out, neighbours, unprojected
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.train.feature_cache import FeatureCache
 from clipkit.types import Sample
@@ -142,3 +142,18 @@ def test_pictures_of_plain_colours_are_learned(
     details = probe.details(model)
     assert len(details.ids) == len(data)
     assert details.templates == ()
+
+
+def test_the_features_of_the_tower(model: DualEncoder, classes: Path) -> None:
+    """They are what the tower gives, normalised; the model stays as it is."""
+    images = torch.rand(3, 3, model.preprocessing.size, model.preprocessing.size)
+    before = model.eval().encode_image(images)
+    bare = unprojected(model)
+    features = model.image_tower(images)
+    torch.testing.assert_close(bare.encode_image(images), features / features.norm(dim=1)[:, None])
+    assert torch.equal(model.encode_image(images), before)
+    data = str(classes)
+    tower = LinearProbe(train=data, data=data, features="tower")(model)
+    joint = LinearProbe(train=data, data=data)(model)
+    assert tower["classes"] == joint["classes"] == 6
+    assert tower != joint

@@ -61,6 +61,7 @@ def test_three_mistakes_are_told_together(tmp_path: Path) -> None:
 
 def test_outside_code_by_module_and_name(tmp_path: Path) -> None:
     plan = read_recipe(write(tmp_path, GOOD), ["loss=clipkit.losses.clip:ClipLoss"])
+    assert plan.make_loss is not None
     assert isinstance(plan.make_loss(), ClipLoss)
 
 

@@ -11,6 +11,7 @@ def test_the_resolved_recipe_reads_back_the_same(tmp_path: Path) -> None:
     again = read_recipe(tmp_path / "resolved.yaml")
     assert again.recipe == first.recipe
     assert again.settings.epochs == 3
+    assert again.make_loss is not None
     loss = again.make_loss()
     assert isinstance(loss, ClipLoss)
     assert loss.label_smoothing == 0.1

@@ -116,7 +116,9 @@ def cached(
     pairs = Pairs(model, cached_images=False)
     grads = GradCache(accelerator, pairs, accelerator.prepare(pairs), micro_batch_size=micro)
     features = grads.encode(share, moment=(0, rank))
-    aim = Objective(LOSSES[loss](), duplicates=how)(model, share, *features)  # type: ignore[arg-type]
+    assert features.images is not None
+    assert features.texts is not None
+    aim = Objective(LOSSES[loss](), duplicates=how)(model, share, features.images, features.texts)  # type: ignore[arg-type]
     grads.backward(aim.gradients)
     return aim.loss
 

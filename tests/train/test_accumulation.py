@@ -96,7 +96,9 @@ def by_clipkit(folder: Path, parts: int) -> dict[str, Tensor]:
     both = Pairs(model, cached_images=False)
     grads = GradCache(accelerator, both, accelerator.prepare(both), micro_batch_size=BATCH // parts)
     features = grads.encode(batch, moment=(0,))
-    grads.backward(Objective(ClipLoss())(model, batch, *features).gradients)
+    assert features.images is not None
+    assert features.texts is not None
+    grads.backward(Objective(ClipLoss())(model, batch, features.images, features.texts).gradients)
     return gradients(model)
 
 

@@ -17,6 +17,7 @@ from clipkit.train.batches import BatchSettings, PairBatches
 from clipkit.train.checkpoint import CheckpointSettings, read_state
 from clipkit.train.course import SAVE, Course, Scorings
 from clipkit.train.feature_cache import FeatureCache
+from clipkit.train.feed import Feed
 from clipkit.train.kept import Selection
 from clipkit.train.optim import OptimSettings, build_optimizer
 from clipkit.train.run_log import RunFolder
@@ -72,7 +73,7 @@ class Bench:
         }
         return Course(
             model,
-            PairBatches(model, self.data, cache, BatchSettings(batch_size=6), seed=0),
+            Feed(PairBatches(model, self.data, cache, BatchSettings(batch_size=6), seed=0)),
             build_optimizer(model, OptimSettings()),
             scorings=Scorings(scorings),
             cache=cache,
@@ -242,7 +243,8 @@ def test_it_goes_on_where_it_was(bench: Bench) -> None:
     course = bench.course(scoring("s", Script([0.5]), 5))
     course.state.notes["stuck"] = "the note"
     course.state.lowest_loss = 0.25
-    course.batches.shorten.seen = 77
+    assert course.feed.shorten is not None
+    course.feed.shorten.seen = 77
     step_to(course, 3, signal=SAVE)
     kept = (bench.folder / "run/log.jsonl").read_bytes()
     step_to(course, 4)
@@ -253,7 +255,8 @@ def test_it_goes_on_where_it_was(bench: Bench) -> None:
     assert again.state.notes == {"stuck": "the note"}
     assert again.state.lowest_loss == 0.25
     assert again.state.before == {"data": {"s": {"value": 0.5}}}
-    assert again.batches.shorten.seen == 77
+    assert again.feed.shorten is not None
+    assert again.feed.shorten.seen == 77
     again.state.step = 5
     again.save()
     assert read_state(bench.folder / "run/checkpoints/step-00000005").log_size == len(kept)

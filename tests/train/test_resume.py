@@ -71,6 +71,30 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     settings: Settings, tmp_path: Path, trainable: str, number: signal.Signals
 ) -> None:
     recipe = write({**settings, "trainable": trainable, "epochs": 3}, tmp_path / "recipe.yaml")
+    stop_and_go_on(recipe, tmp_path, number)
+
+
+@pytest.mark.parametrize("loss", ["clip", None])
+def test_what_views_need_goes_on_too(settings: Settings, tmp_path: Path, loss: str | None) -> None:
+    """The head, the slow copy of the tower, and the queue."""
+    views = {
+        "loss": {"name": "moco", "queue_size": 16},
+        "head_hidden": 8,
+        "head_dim": 4,
+        "momentum": 0.5,
+    }
+    wanted = {**settings, "trainable": "all", "epochs": 3, "loss": loss, "views": views}
+    recipe = write(wanted, tmp_path / "recipe.yaml")
+    stop_and_go_on(recipe, tmp_path, signal.SIGTERM)
+    last = max((tmp_path / "whole" / "checkpoints").glob("step-*"))
+    tensors = load_file(last / "tensors.safetensors")
+    assert bool(tensors["views.loss.queue.written"].all())
+    key, head = tensors["views.keys.head.layers.1.weight"], tensors["views.head.layers.1.weight"]
+    assert not torch.equal(key, head)
+
+
+def stop_and_go_on(recipe: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """Stop runs of nine steps, and compare what comes of them with one that is not stopped."""
     clipkit.train(recipe, [f"out={tmp_path / 'whole'}"])
 
     def kill(report: StepReport) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from clipkit.train.batches import PairBatch
+from clipkit.train.feed import StepBatch
 from clipkit.train.run_log import RunFolder
 from clipkit.train.watch import StepReport, Watch
 
@@ -90,9 +91,9 @@ def test_pauses_are_not_training(clock: Clock, run: RunFolder) -> None:
 def test_waiting_for_batches_is_counted(clock: Clock, run: RunFolder) -> None:
     watch = Watch(0, 10, 8, run, None)
     one = torch.zeros(2, dtype=torch.long)
-    batch = PairBatch(torch.zeros(2, 3), torch.zeros(2, 3), one, None, one, one)
+    batch = StepBatch(PairBatch(torch.zeros(2, 3), torch.zeros(2, 3), one, None, one, one))
 
-    def slow() -> Iterator[PairBatch]:
+    def slow() -> Iterator[StepBatch]:
         for _ in range(3):
             clock.now += 2.0
             yield batch
