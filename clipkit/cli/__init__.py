@@ -12,6 +12,7 @@ from clipkit.cli.data import app as data
 from clipkit.cli.embed import embed
 from clipkit.cli.evaluate import evaluate
 from clipkit.cli.interpolate import interpolate
+from clipkit.cli.mine import mine
 from clipkit.cli.models import app as models
 from clipkit.cli.recipes import app as recipes
 from clipkit.cli.search import search
@@ -34,6 +35,7 @@ app.command("eval")(evaluate)
 app.command("classify")(classify)
 app.command("embed")(embed)
 app.command("search")(search)
+app.command("mine")(mine)
 app.command("interpolate")(interpolate)
 app.command("convert")(convert)
 app.add_typer(data, name="data")

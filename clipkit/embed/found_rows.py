@@ -48,10 +48,17 @@ def describe(
             yield {**values, "row": row, **{name: columns[name] for name in COLUMNS}}
 
 
-def write_listing(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+def write_listing(
+    path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema | None = None
+) -> int:
     """Write rows with the same columns as csv, JSON lines or parquet; return how many.
 
     The file appears whole; rows are held some thousands at a time.
+
+    Args:
+        path: the file, whose ending tells the kind.
+        rows: what to write.
+        schema: types of the columns in parquet; those of the first rows when `None`.
 
     Raises:
         StoreError: it is there already, or its name tells no kind of table.
@@ -59,7 +66,7 @@ def write_listing(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     check_listing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
-    with new_file(path) as part, _WRITERS[path.suffix.lower()](part) as write:
+    with new_file(path) as part, _WRITERS[path.suffix.lower()](part, schema) as write:
         chunk: list[Mapping[str, Any]] = []
         for row in rows:
             chunk.append(row)
@@ -75,7 +82,7 @@ Write = Callable[[Sequence[Mapping[str, Any]]], None]
 
 
 @contextmanager
-def _csv(path: Path) -> Iterator[Write]:
+def _csv(path: Path, _: pa.Schema | None) -> Iterator[Write]:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer: csv.DictWriter[str] | None = None
 
@@ -91,7 +98,7 @@ def _csv(path: Path) -> Iterator[Write]:
 
 
 @contextmanager
-def _jsonl(path: Path) -> Iterator[Write]:
+def _jsonl(path: Path, _: pa.Schema | None) -> Iterator[Write]:
     with path.open("w", encoding="utf-8") as file:
         yield lambda rows: file.writelines(
             json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows
@@ -99,12 +106,16 @@ def _jsonl(path: Path) -> Iterator[Write]:
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[Write]:
+def _parquet(path: Path, given: pa.Schema | None) -> Iterator[Write]:
     writer: pq.ParquetWriter | None = None
 
     def write(rows: Sequence[Mapping[str, Any]]) -> None:
         nonlocal writer
-        if rows:
+        if given is not None:
+            if writer is None:
+                writer = pq.ParquetWriter(path, given)
+            writer.write_table(pa.Table.from_pylist([dict(row) for row in rows], given))
+        elif rows:
             names = list(rows[0])
             texts = [pa.field(name, pa.string()) for name in names if name in COLUMNS]
             first = pa.Table.from_pylist([dict(row) for row in rows])

@@ -16,6 +16,7 @@ COMMANDS = [
     "classify",
     "embed",
     "search",
+    "mine",
     "interpolate",
     "data",
     "models",

@@ -2,6 +2,7 @@ import csv
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -51,3 +52,15 @@ def test_tables_have_what_was_found_and_what_the_store_tells(
 def test_other_kinds_of_files(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"ends in none of \.csv, \.jsonl, \.parquet"):
         write_listing(tmp_path / "table.xlsx", [])
+
+
+def test_types_that_the_first_rows_do_not_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(found_rows, "_CHUNK", 2)
+    rows: list[dict[str, list[str]]] = [{"near": []}, {"near": []}, {"near": ["a"]}]
+    schema = pa.schema([("near", pa.list_(pa.string()))])
+    write_listing(tmp_path / "a.parquet", rows, schema)
+    assert pq.read_table(tmp_path / "a.parquet").to_pylist() == rows
+    write_listing(tmp_path / "none.parquet", [], schema)
+    assert pq.read_schema(tmp_path / "none.parquet") == schema
