@@ -152,6 +152,7 @@ def _train(
             class_directions=plan.make_class_directions() if plan.make_class_directions else None,
             teacher=plan.teacher,
             views=plan.make_views() if plan.make_views is not None else None,
+            neighbours=plan.neighbours,
             trackers=settings.trackers,
             on_progress=on_progress,
             on_note=on_note,

@@ -71,6 +71,7 @@ def check_recipe(raw: dict[str, Any], problems: list[str]) -> Plan | None:
         settings=Recipe(**full),
         data=sections["data"],
         teacher=sections.get("distill"),
+        neighbours=sections.get("neighbours"),
         selection=selection,
         trainable=trainable,
         make_model=make_model,

@@ -18,6 +18,7 @@ from clipkit.train.batches import BatchSettings
 from clipkit.train.checkpoint import CheckpointSettings
 from clipkit.train.class_directions import ClassDirections
 from clipkit.train.kept import Selection
+from clipkit.train.neighbours import NeighbourSettings
 from clipkit.train.optim import OptimSettings
 from clipkit.train.teacher import TeacherSettings
 from clipkit.train.view_term import Views
@@ -40,6 +41,7 @@ class Plan:
         selection: which step's weights are kept.
         checkpoints: when the run saves what it needs to go on.
         teacher: a model to imitate, or `None`.
+        neighbours: how neighbours come into one batch, or `None`.
         trainable: chooses what trains.
         make_model: loads or builds the model.
         also: further data sets to train on, by name.
@@ -57,6 +59,7 @@ class Plan:
     selection: Selection
     checkpoints: CheckpointSettings
     teacher: TeacherSettings | None
+    neighbours: NeighbourSettings | None
     trainable: Trainable
     make_model: Callable[[], DualEncoder]
     also: dict[str, DataSettings]

@@ -13,6 +13,7 @@ from clipkit.models.storage import SaveSettings
 from clipkit.sentences import LongCaptions
 from clipkit.train.batches import Belonging
 from clipkit.train.checkpoint import CheckpointSettings
+from clipkit.train.neighbours import NeighbourSettings
 from clipkit.train.optim import OptimSettings
 from clipkit.train.teacher import TeacherSettings
 
@@ -85,6 +86,8 @@ class Recipe:
             Less memory, the same gradients.
         duplicates: what pairs of one picture or one caption are to each other: "positive", "mask"
             (left out) or "ignore" (negatives).
+        neighbours: put rows that look alike into one batch, as hard negatives; see
+            `NeighbourSettings`, or nothing: batches are by chance.
         epochs: visits of each row.
         seed: of initialisation, order, choice of caption, dropout and augmentation.
         precision: auto, bf16 or float32.
@@ -129,6 +132,7 @@ class Recipe:
     micro_batch_size: int | None = None
     duplicates: Duplicates = "positive"
     positives: Belonging = "captions"
+    neighbours: dict[str, Any] | None = None
     epochs: int = 10
     seed: int = 0
     precision: Literal["auto", "bf16", "float32"] = "auto"
@@ -161,7 +165,8 @@ SECTIONS: dict[str, Callable[..., Any]] = {
     "save": SaveSettings,
     "checkpoints": CheckpointSettings,
     "distill": TeacherSettings,
+    "neighbours": NeighbourSettings,
 }
 """What the sections of a recipe become."""
-NEEDED = ("data", "distill")
-"""Sections without a default: one is needed, the other absent unless it is given."""
+NEEDED = ("data", "distill", "neighbours")
+"""Sections without a default: the first is needed, the others absent unless they are given."""

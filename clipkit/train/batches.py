@@ -15,13 +15,14 @@ from clipkit.data.loader import Loader
 from clipkit.data.order import CAPTION, FLIP, SENTENCE, batch_bounds, draws, draws_of
 from clipkit.data.preprocess import normalize
 from clipkit.data.sources import Sources
-from clipkit.data.visits import Order, Visits
+from clipkit.data.visits import Visits
 from clipkit.errors import ConfigError, DataError
 from clipkit.losses import Duplicates
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.sentences import LongCaptions
 from clipkit.train.captions import CaptionTable, Shortener
 from clipkit.train.feature_cache import FeatureCache, frozen
+from clipkit.train.neighbours import NeighbourSettings, order_by_neighbours
 from clipkit.types import Reject
 
 Belonging = Literal["captions", "labels"]
@@ -141,7 +142,7 @@ class PairBatches:
         process_index: which part of each batch this process takes.
         process_count: into how many parts a batch is split.
         number_captions: keep all captions in memory, in a table, even where that is not needed.
-        order: of the rows of an epoch; by chance when `None`.
+        neighbours: how neighbours come into one batch; by chance when `None`.
 
     Attributes:
         shorten: counts the captions that were looked at, and those that the model cuts.
@@ -161,7 +162,7 @@ class PairBatches:
         process_index: int = 0,
         process_count: int = 1,
         number_captions: bool = False,
-        order: Order | None = None,
+        neighbours: NeighbourSettings | None = None,
     ) -> None:
         """Encode what is frozen."""
         self.model = model
@@ -185,7 +186,15 @@ class PairBatches:
                 f"{self.data.name}: training needs two rows with image and caption; it has"
                 f" {len(self.rows)}"
             )
-        self.visits = Visits(sources.weights(self.rows), seed=seed, order=order)
+        weights, order = sources.weights(self.rows), None
+        if neighbours is not None:
+            if len(weights) > 1 or not bool((weights[0] == 1).all()):
+                raise ConfigError(
+                    "neighbours: needs a single data set whose rows all weigh 1; drop also, weight"
+                    " and weight_column, or neighbours"
+                )
+            order = order_by_neighbours(model, self.data, self.rows, cache, neighbours, seed=seed)
+        self.visits = Visits(weights, seed=seed, order=order)
         self.batch_size = min(settings.batch_size, len(self.visits))
         self.bounds = batch_bounds(len(self.visits), self.batch_size, drop_last=settings.drop_last)
         check_shares(self.bounds, process_count)

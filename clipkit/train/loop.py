@@ -21,6 +21,7 @@ from clipkit.train.course import Course, Scorings
 from clipkit.train.feature_cache import FeatureCache, frozen
 from clipkit.train.grad_cache import GradCache
 from clipkit.train.kept import Selection
+from clipkit.train.neighbours import NeighbourSettings
 from clipkit.train.optim import OptimSettings, build_optimizer, set_learning_rate
 from clipkit.train.prepare import prepare
 from clipkit.train.processes import make_accelerator, tracking
@@ -77,6 +78,7 @@ def fit(
     class_directions: ClassDirections | None = None,
     teacher: TeacherSettings | None = None,
     views: Views | None = None,
+    neighbours: NeighbourSettings | None = None,
     trackers: Sequence[str] = (),
     on_progress: Callable[[StepReport], None] | None = None,
     on_note: Callable[[str], None] | None = None,
@@ -104,6 +106,7 @@ def fit(
         class_directions: a second term over the classes of the image tower's own classifier.
         teacher: a model to imitate.
         views: an image-image term.
+        neighbours: how neighbours come into one batch; batches are by chance when `None`.
         trackers: where Accelerate reports to as well, such as "tensorboard".
         on_progress: told about the run about twice a second.
         on_note: told what is wrong with the run.
@@ -136,6 +139,7 @@ def fit(
         class_directions=class_directions,
         teacher=teacher,
         views=views,
+        neighbours=neighbours,
         accelerator=accelerator,
     )
     feed, objective, pairs = made.feed, made.objective, made.pairs

@@ -11,10 +11,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from clipkit.data.dataset import Dataset
+from clipkit.data.neighbour_order import neighbour_order
+from clipkit.data.visits import Order
 from clipkit.embed.contents import Contents, Keyed
 from clipkit.embed.negatives import Limits, hard_negatives
 from clipkit.embed.vectors import Vectors
 from clipkit.errors import ConfigError
+from clipkit.models import DualEncoder, load
+from clipkit.train.feature_cache import FeatureCache
+from clipkit.train.processes import is_main_process, told_by_main
 from clipkit.types import Progress
 
 
@@ -27,6 +33,8 @@ class NeighbourSettings:
         group: rows that are put together; a batch of 128 in groups of 8 has some 16 of them.
         by: whether rows are neighbours by their images or by their captions.
         max_score: what has a cosine above this is taken for the same thing, and is no neighbour.
+        model: who says what is near, as `clipkit.load` takes it; the model that is trained, as it
+            is before the first step, if null.
 
     Raises:
         ConfigError: a number is out of range.
@@ -36,6 +44,7 @@ class NeighbourSettings:
     group: int = 8
     by: Literal["image", "text"] = "image"
     max_score: float = 0.95
+    model: str | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -93,3 +102,61 @@ def find_neighbours(
         progress=progress,
     )
     return np.concatenate([np.zeros((0, settings.k), np.int64), *(part.rows for part in blocks)])
+
+
+def order_by_neighbours(
+    model: DualEncoder,
+    data: Dataset,
+    rows: Int[np.ndarray, " rows"],
+    cache: FeatureCache,
+    settings: NeighbourSettings,
+    *,
+    seed: int,
+) -> Order:
+    """Return the order of some rows in which neighbours stand together.
+
+    Args:
+        model: what trains, before its first step.
+        data: what it trains on.
+        rows: of the data, with image and caption.
+        cache: encodes them.
+        settings: who are neighbours.
+        seed: of the order.
+    """
+    found = told_by_main(
+        _neighbours_of(model, data, rows, cache, settings) if is_main_process() else None
+    )
+
+    def order(epoch: int) -> Int[np.ndarray, " visits"]:
+        return neighbour_order(found, group=settings.group, seed=seed, epoch=epoch)
+
+    return order
+
+
+def _neighbours_of(
+    model: DualEncoder,
+    data: Dataset,
+    rows: Int[np.ndarray, " rows"],
+    cache: FeatureCache,
+    settings: NeighbourSettings,
+) -> Int[np.ndarray, "rows k"]:
+    """Encode the rows and find the neighbours of each."""
+    judge = model if settings.model is None else load(settings.model, device=str(model.device))
+    captions = [data[int(row)].captions for row in rows]
+    counts = torch.tensor([len(some) for some in captions])
+    keys = [data.caption_key(caption) for some in captions for caption in some]
+    if settings.by == "image":
+        features, read = cache.images(judge, data)
+        place = {row: at for at, row in enumerate(read)}
+        kept = [at for at, row in enumerate(rows.tolist()) if row in place]
+        shown = features.new_ones(len(rows), features.shape[1])  # what cannot be read is skipped
+        shown[kept] = features[[place[int(rows[at])] for at in kept]]
+    else:
+        shown = cache.texts(judge, [some[0] for some in captions])
+    return find_neighbours(
+        shown,
+        settings,
+        image_keys=torch.tensor(data.image_keys())[torch.from_numpy(rows).long()],
+        text_keys=torch.tensor(keys),
+        text_rows=torch.repeat_interleave(torch.arange(len(rows)), counts),
+    )

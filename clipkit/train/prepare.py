@@ -14,6 +14,7 @@ from clipkit.train.class_directions import ClassDirections
 from clipkit.train.feature_cache import FeatureCache
 from clipkit.train.feed import Feed
 from clipkit.train.grad_cache import Pairs
+from clipkit.train.neighbours import NeighbourSettings
 from clipkit.train.objective import Objective
 from clipkit.train.step import StepObjective
 from clipkit.train.teacher import Teacher, TeacherSettings
@@ -48,6 +49,7 @@ def prepare(
     class_directions: ClassDirections | None,
     teacher: TeacherSettings | None,
     views: Views | None,
+    neighbours: NeighbourSettings | None = None,
     accelerator: Any,
 ) -> Prepared:
     """Put together what steps are taken with; see `fit` for the arguments."""
@@ -63,6 +65,7 @@ def prepare(
             process_index=rank,
             process_count=count,
             number_captions=teacher is not None,
+            neighbours=neighbours,
         )
         standardise_projections(model, fed)
         if class_directions is not None:
