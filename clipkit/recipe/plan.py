@@ -110,6 +110,8 @@ class Plan:
             label_column=data.label_column,
             root=data.root,
         )
+        if data.sample < 1:
+            loaded = loaded.share(data.sample)
         objectives = tuple(data.objectives or self._objectives())
         if "pairs" in objectives and self.make_loss is not None:
             templates = data.label_templates

@@ -31,6 +31,7 @@ class DataSettings:
         label_templates: captions of a row that has a label and no caption: one with a `{}` for the
             label, a list of such, or a named set (plain, simple, imagenet). They all say the same,
             and one is drawn each epoch. The manifest's first, else "a photo of a {}.", if null.
+        sample: share of the rows that is used, chosen by their ids.
         weight: how often each row is visited an epoch, in the mean: it matters beside others, which
             `also` names.
         weight_column: column with a number from 0 on that a row's weight is multiplied by, such as
@@ -48,15 +49,18 @@ class DataSettings:
     label_column: str | None = None
     root: str | None = None
     label_templates: str | list[str] | None = None
+    sample: float = 1.0
     weight: float = 1.0
     weight_column: str | None = None
     objectives: list[Objective] | None = None
     long_captions: LongCaptions = "head"
 
     def __post_init__(self) -> None:
-        """Check templates and weight."""
+        """Check templates and numbers."""
         if not 0 < self.weight < inf:
             raise ConfigError(f"data.weight: {self.weight} is no number above 0")
+        if not 0 < self.sample <= 1:
+            raise ConfigError(f"data.sample: {self.sample} is not above 0 and up to 1")
         if self.objectives is not None and not self.objectives:
             raise ConfigError("data.objectives: is empty")
         if self.label_templates is not None:

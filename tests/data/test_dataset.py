@@ -45,3 +45,13 @@ def test_an_unreadable_image_does_not_stop_the_fingerprint(tmp_path: Path) -> No
 
 def test_caption_key() -> None:
     assert caption_key("A  red\tFlag ") == caption_key("a red flag") != caption_key("a red flags")
+
+
+def test_a_share_of_the_rows_is_the_same_each_time(photos: Path) -> None:
+    data = load_data(photos)
+    half, third = data.share(0.5), data.share(1 / 3)
+    assert (len(half), len(third), len(data.share(0.001)), len(data.share(1.0))) == (9, 6, 1, 18)
+    ids = [sample.id for sample in half]
+    assert ids == [sample.id for sample in data.share(0.5)]
+    assert {sample.id for sample in third} < set(ids) < {sample.id for sample in data}
+    assert ids == [sample.id for sample in data if sample.id in set(ids)]

@@ -1,6 +1,6 @@
 import shutil
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from clipkit.data import Dataset, load_data
+from clipkit.data.dataset import label_key, text_key
 from clipkit.data.label_captions import caption_labels
+from clipkit.data.sources import Source, Sources
 from clipkit.encode import encode_texts
 from clipkit.errors import ConfigError, DataError
 from clipkit.models.dual_encoder import DualEncoder
@@ -19,7 +21,9 @@ from clipkit.train.feature_cache import FeatureCache
 from clipkit.types import Sample
 
 
-def batches(model: DualEncoder, data: Dataset, tmp_path: Path, **options: object) -> PairBatches:
+def batches(
+    model: DualEncoder, data: Dataset | Sources, tmp_path: Path, **options: object
+) -> PairBatches:
     names = {f.name for f in fields(BatchSettings)} & set(options)
     settings = BatchSettings(**{"batch_size": 6, **{name: options.pop(name) for name in names}})  # type: ignore[arg-type]
     cache = FeatureCache(tmp_path / "cache")
@@ -191,3 +195,41 @@ def test_long_captions_are_counted_and_shown_the_same_cached_and_live(
     assert (live.shorten.seen, live.shorten.cut) == (4 * 18, 4 * 3)
     # Five colours have a caption of their own; the red pictures show their one, or its sentences.
     assert len(keys) == (5 + 3 if how == "sentence" else 5 + 1)
+
+
+@pytest.mark.parametrize("what", ["projections", "all"])
+def test_rows_of_one_label_belong_together_where_that_is_asked(
+    model: DualEncoder, photos: Path, tmp_path: Path, what: str
+) -> None:
+    """By their labels, though their captions differ; a row without a label goes by its caption."""
+    data = load_data(photos)
+    samples = [
+        replace(sample, captions=(f"picture {row}",), label="ab"[row % 2] if row else None)
+        for row, sample in enumerate(data)
+    ]
+    set_trainable(model, what)
+    made = batches(model, Dataset("labelled", samples), tmp_path, positives="labels", batch_size=18)
+    (batch,) = made.epoch(0)
+    keys = dict(zip(batch.rows.tolist(), batch.text_keys.tolist(), strict=True))
+    assert keys[0] == text_key("picture 0")
+    assert len(set(keys.values())) == 3
+    assert {keys[row] for row in range(1, 18, 2)} == {label_key("b")}
+    assert {keys[row] for row in range(2, 18, 2)} == {label_key("a")}
+
+
+@pytest.mark.parametrize("what", ["projections", "all"])
+def test_rows_are_visited_by_their_weights(
+    model: DualEncoder, photos: Path, tmp_path: Path, what: str
+) -> None:
+    data = load_data(photos)
+    set_trainable(model, what)
+    once, half = Dataset("once", data.samples[:6]), Dataset("half", data.samples[6:])
+    sources = Sources([Source("data", once, weight=2.0), Source("more", half, weight=0.5)])
+    made = batches(model, sources, tmp_path)
+    assert len(made) == 3  # 12 visits of the first six rows and 6 of the other twelve
+    for epoch in range(3):
+        rows = Counter(int(row) for batch in made.epoch(epoch) for row in batch.rows)
+        assert [rows[row] for row in range(6)] == [2] * 6
+        assert sum(rows[row] for row in range(6, 18)) == 6
+    again = [batch.rows.tolist() for batch in made.epoch(1, 1)]
+    assert again == [batch.rows.tolist() for batch in made.epoch(1)][1:]
