@@ -62,6 +62,8 @@ def check_views(full: dict[str, Any], problems: list[str]) -> Callable[[], Views
     except ConfigError as error:
         problems.extend(f"views.{some.removeprefix('views.')}" for some in error.problems)
         return None
+    if loss["name"] == "moco" and settings.momentum is None:
+        problems.append("views.momentum: is null, and moco needs one, such as 0.99")
     full["views"] = {"loss": loss, "augment": view, **asdict(settings)}
     return lambda: Views(settings, make_loss(), make_view())
 

@@ -140,7 +140,7 @@ class ViewTerm(nn.Module):
         duplicates: what views of pictures that are the same are to each other.
 
     Raises:
-        ConfigError: when the loss keeps keys and nothing makes them.
+        ConfigError: when the loss keeps keys and nothing makes them, or nothing would learn.
     """
 
     def __init__(self, model: DualEncoder, views: Views, *, duplicates: Duplicates) -> None:
@@ -152,6 +152,11 @@ class ViewTerm(nn.Module):
         self.duplicates: Duplicates = duplicates
         self.head: ViewHead | None = None
         if settings.head_hidden is not None:
+            if not any(some.requires_grad for some in model.image_tower.parameters()):
+                raise ConfigError(
+                    "views.head_hidden: beside a frozen image tower nothing of the model would"
+                    " learn from views: write trainable: image_tower or all, or head_hidden: null"
+                )
             width = _tower_width(model)
             head = ViewHead(width, settings.head_hidden, settings.head_dim)
             self.head = head.to(model.device)

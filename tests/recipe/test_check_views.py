@@ -74,6 +74,10 @@ def test_all_problems_are_told_together(tmp_path: Path) -> None:
     ("sections", "said"),
     [
         ({"loss": None}, "loss: is null and there are no views"),
+        (
+            {"views": {"loss": "moco", "head_hidden": 8}},
+            "views.momentum: is null, and moco needs one",
+        ),
         ({"views": 3}, "views: input should be a valid dictionary"),
         ({"views": {"weight": 0}}, "views.weight: 0.0 is no number above 0"),
         ({"views": {"augment": {"hue": 0.7}}}, "views.augment.hue: 0.7 is not from 0 to 0.5"),

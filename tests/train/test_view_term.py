@@ -97,6 +97,14 @@ def test_a_queue_without_a_copy_is_refused() -> None:
         ViewTerm(tiny_model("clip", 0.0), views, duplicates="positive")
 
 
+def test_a_head_on_a_frozen_tower_is_refused() -> None:
+    model = tiny_model("clip", 0.0)
+    model.image_tower.requires_grad_(False)
+    with pytest.raises(ConfigError, match=r"views\.head_hidden: beside a frozen image tower"):
+        term(model, "alone")
+    assert term(model, "joint").head is None
+
+
 def test_weights_multiply_the_loss() -> None:
     model, features = (
         tiny_model("clip", 0.0),
