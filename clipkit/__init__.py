@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from clipkit.embed.store import EmbeddingStore
     from clipkit.errors import ClipkitError
     from clipkit.evaluate.run import evaluate
+    from clipkit.labelling import label
     from clipkit.models import DualEncoder, load
     from clipkit.run import train
 
@@ -31,6 +32,7 @@ __all__ = [
     "ZeroShotClassifier",
     "embed",
     "evaluate",
+    "label",
     "load",
     "load_data",
     "train",
@@ -41,6 +43,7 @@ _HOMES = {
     "DualEncoder": "clipkit.models",
     "EmbeddingStore": "clipkit.embed.store",
     "ZeroShotClassifier": "clipkit.classify.zero_shot",
+    "label": "clipkit.labelling",
     "load": "clipkit.models",
     "load_data": "clipkit.data.load",
 }

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -105,3 +106,15 @@ def replace_file(path: Path, content: bytes) -> None:
     """Write a file that appears whole."""
     with new_file(path) as part:
         part.write_bytes(content)
+
+
+def file_name(text: str) -> str:
+    """Return a text as a file or folder can be named; what is changed gets a mark of its own.
+
+    >>> file_name("t-shirt")
+    't-shirt'
+    """
+    plain = re.sub(r"[^\w.@+-]+", "_", text).strip("_.")
+    if plain == text and len(text) <= 80:
+        return text
+    return f"{plain[-80:]}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:6]}"

@@ -17,7 +17,7 @@ LAYERS = [
     ["train"],
     ["report"],
     ["recipe"],
-    ["run"],
+    ["run", "labelling"],
     ["cli"],
     ["__main__", "__init__"],
 ]

@@ -7,6 +7,7 @@ from clipkit.errors import MissingExtraError
 from clipkit.packages import (
     cache_folder,
     default_threads,
+    file_name,
     file_sha256,
     new_file,
     new_folder,
@@ -76,3 +77,15 @@ def test_what_is_written_by_others_appears_whole_too(tmp_path: Path) -> None:
     assert [each.name for each in folder.iterdir()] == ["new"]
     assert sorted(each.name for each in tmp_path.iterdir()) == ["deep", "file"]
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_names_of_files() -> None:
+    names = ["t-shirt", "a b", "a/b", "a_b", "..", "", ".hidden", "é", "x" * 300, "x" * 301]
+    made = [file_name(name) for name in names]
+    assert len(set(made)) == len(names)
+    assert made[0] == "t-shirt"
+    assert made[3] == "a_b"
+    for name in made:
+        assert not set(name) & set("/\\ ")
+        assert not name.startswith(".")
+        assert len(name) < 100

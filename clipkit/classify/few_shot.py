@@ -106,13 +106,49 @@ def adapt_head(
         choice, accuracy = _best(head, features, labels, choices, folds)
         left_out = torch.cat([fold.nonzero()[:, 0] for fold in folds])
         judged = _right(head(features[left_out]), labels[left_out])
-        # By the same way as in the folds: a search that is cut short depends on where it began.
-        way = [c for c in choices[: choices.index(choice) + 1] if c.method == choice.method]
-        *_, made = _heads(head, features, labels, way)
+        *_, made = _heads(head, features, labels, _way(choice))
     if _right(made(features), labels) < zero_shot:
         choice, made, accuracy = Choice("none"), head, judged
     count = 0 if adapt == "none" else len(folds)
     return made, FewShot(choice, len(labels), count, accuracy, judged)
+
+
+def left_out_logits(
+    head: Head,
+    features: Float[Tensor, "images dim"],
+    labels: Int[Tensor, " images"],
+    choice: Choice,
+) -> tuple[Float[Tensor, "judged classes"], Int[Tensor, " judged"]]:
+    """Return logits of images that a head was fitted on, as one that never saw them gives them.
+
+    Each image is left out once, with a fifth of the others, and judged by a head of the same choice
+    that is made of the rest. An only image of its label is never left out.
+
+    Args:
+        head: the zero-shot head.
+        features: of the images, L2-normalised.
+        labels: columns of the head.
+        choice: what `adapt_head` took.
+
+    Returns:
+        The logits, and which images they are of; none where no label has two images.
+    """
+    if choice.method == "none":  # which has learned from none of them
+        return head(features), torch.arange(len(labels))
+    logits, rows = [features.new_zeros(0, len(head.bias))], [torch.zeros(0, dtype=torch.long)]
+    for fold in _folds(labels, len(head.bias)):
+        *_, made = _heads(head, features[~fold], labels[~fold], _way(choice))
+        logits.append(made(features[fold]))
+        rows.append(fold.nonzero()[:, 0])
+    return torch.cat(logits), torch.cat(rows)
+
+
+def _way(choice: Choice) -> list[Choice]:
+    """Return the choices that lead to one: a search cut short depends on where it began."""
+    if choice.method != "linear":
+        return [choice]
+    passed = PENALTIES[: PENALTIES.index(choice.penalty) + 1]
+    return [Choice("linear", penalty=penalty) for penalty in passed]
 
 
 def _choices(adapt: Adapt) -> list[Choice]:

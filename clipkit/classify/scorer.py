@@ -65,14 +65,19 @@ class LabelScorer(Estimator):
 
     def _join(self, features: Float[Tensor, "images dim"]) -> Float[Tensor, "images classes"]:
         """Return calibrated logits of features: of the labels, and of "other" by its prompts."""
-        head, others = self._heads()
-        logits = head(features)
-        if others is not None:
-            each = others(features)
-            softmax = self._similarity == "softmax"
-            one = each.logsumexp(1, keepdim=True) if softmax else each.amax(1, keepdim=True)
-            logits = torch.cat([logits, one], dim=1)
-        return self._temperature(logits)
+        return self._temperature(self._with_other(self._heads()[0](features), features))
+
+    def _with_other(
+        self, logits: Float[Tensor, "images labels"], features: Float[Tensor, "images dim"]
+    ) -> Float[Tensor, "images classes"]:
+        """Return logits of labels, and behind them that of "other", where prompts stand for it."""
+        others = self._heads()[1]
+        if others is None:
+            return logits
+        each = others(features)
+        softmax = self._similarity == "softmax"
+        one = each.logsumexp(1, keepdim=True) if softmax else each.amax(1, keepdim=True)
+        return torch.cat([logits, one], dim=1)
 
     def _proba(self, logits: Float[Tensor, "images classes"]) -> Float[Tensor, "images classes"]:
         alone = self._similarity == "sigmoid"

@@ -6,10 +6,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from clipkit.classify.features import are_features
-from clipkit.classify.few_shot import ADAPT, Adapt, FewShot, adapt_head
+from clipkit.classify.few_shot import ADAPT, Adapt, FewShot, adapt_head, left_out_logits
 from clipkit.classify.files import ClassifierFile, read_classifier, write_classifier
 from clipkit.classify.head import Head
 from clipkit.classify.images import Images, as_samples
@@ -29,6 +30,8 @@ from clipkit.models import DualEncoder, load
 from clipkit.types import Progress, Reject
 
 SCORES = ("auto", "softmax", "sigmoid")
+Fitted = tuple[Head, Float[Tensor, "images dim"], Int[Tensor, " images"]]
+"""What `fit` started from: the head of the labels alone, and images with their columns."""
 
 
 class ZeroShotClassifier(LabelScorer):
@@ -124,6 +127,7 @@ class ZeroShotClassifier(LabelScorer):
             )
         self._head: Head | None = None
         self._others: Head | None = None
+        self._fitted: Fitted | None = None
         self._temperature = Temperature()
         self.classes_ = np.array([*self._names, *[OTHER] * bool(self._background)])
         self.rejects_: list[Reject] = []
@@ -212,13 +216,15 @@ class ZeroShotClassifier(LabelScorer):
             )
         head, others = self._heads() if self.few_shot_ is None else self._encode_labels()
         self._head, self.few_shot_ = adapt_head(head, features, columns, self.adapt)
-        self._others = others
+        self._others, self._fitted = others, (head, features, columns)
         self._temperature, self.calibration_ = Temperature(), None
         self.threshold_ = resolve_other(self.other)[1]
         return self
 
-    def calibrate(self, images: Images, labels: Truth = None) -> Calibration:
+    def calibrate(self, images: Images = None, labels: Truth = None) -> Calibration:
         """Make probabilities mean what they say, by labelled images that `fit` did not see.
+
+        Without images, by those that it did see: each is judged by a fit that left it out.
 
         A temperature for all logits (Guo et al. 2017, https://arxiv.org/abs/1706.04599), besides a
         shift where the scores are sigmoids. Which label is the likeliest does not change. Where
@@ -229,15 +235,16 @@ class ZeroShotClassifier(LabelScorer):
             What was found, with the expected calibration error before and after.
 
         Raises:
-            ConfigError: a label that is none of the classes, or not one for each image.
-            DataError: none of the images can be read, or none is of the labels.
+            ConfigError: a label that is none of the classes, or not one for each image; or no
+                images, and `fit` was not called since this was made or loaded.
+            DataError: none of the images can be read, or none is of the labels; or no label has two
+                of the images that `fit` saw, so that none can be left out.
         """
-        features, columns = self._labelled(images, labels)
+        plain, features, columns = self._to_calibrate(images, labels)
         known = columns < len(self.classes_)
         if not bool(known.any()):
             raise DataError(f"calibrate: all {len(columns)} images are of {OTHER!r}")
-        self._temperature = Temperature()
-        logits = self._join(features)
+        logits = self._with_other(plain, features)
         found = calibrate_head(logits[known], columns[known], self._similarity)
         self._temperature = found.temperature
         if not bool(known.all()):
@@ -247,6 +254,24 @@ class ZeroShotClassifier(LabelScorer):
             found.temperature, self.threshold_, found.images, found.ece_before, found.ece_after
         )
         return self.calibration_
+
+    def _to_calibrate(
+        self, images: Images, labels: Truth
+    ) -> tuple[Float[Tensor, "images labels"], Float[Tensor, "images dim"], Int[Tensor, " images"]]:
+        """Return logits by a head that did not see the images, their features and columns."""
+        if images is not None:
+            features, columns = self._labelled(images, labels)
+            return self._heads()[0](features), features, columns
+        if self._fitted is None or self.few_shot_ is None:
+            raise ConfigError("calibrate: give labelled images, or call fit first")
+        head, features, columns = self._fitted
+        logits, rows = left_out_logits(head, features, columns, self.few_shot_.choice)
+        if not len(rows):
+            raise DataError(
+                "calibrate: no label has two of the images that fit saw, so that none can be left"
+                " out to calibrate on; give other labelled images"
+            )
+        return logits, features[rows], columns[rows]
 
     def save(self, folder: str | Path) -> None:
         """Write a folder that `load` reads: the labels' features, and the model's image side.

@@ -12,6 +12,7 @@ from clipkit.cli.data import app as data
 from clipkit.cli.embed import embed
 from clipkit.cli.evaluate import evaluate
 from clipkit.cli.interpolate import interpolate
+from clipkit.cli.label import label
 from clipkit.cli.mine import mine
 from clipkit.cli.models import app as models
 from clipkit.cli.recipes import app as recipes
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("classify")(classify)
+app.command("label")(label)
 app.command("embed")(embed)
 app.command("search")(search)
 app.command("mine")(mine)

@@ -98,8 +98,6 @@ def _classifier(
     """Make a classifier of labels, or read one that was saved."""
     from clipkit.classify import ZeroShotClassifier
     from clipkit.classify.files import is_classifier
-    from clipkit.classify.labels import LABEL_SUFFIXES
-    from clipkit.data import list_manifests
 
     if is_classifier(Path(model)):
         given = {"--labels": labels, "--templates": templates, "--other": other}
@@ -109,21 +107,29 @@ def _classifier(
         return ZeroShotClassifier.load(model)
     if labels is None or not labels.strip():
         raise ConfigError("--labels is missing: give two or more, such as --labels cat,dog")
-    told: str | list[str] = [part.strip() for part in labels.split(",") if part.strip()]
-    named = Path(labels).suffix.lower() in (*LABEL_SUFFIXES, ".yaml", ".yml")
-    # A list may be longer than a name can be, which `Path.exists` raises for.
-    there = os.path.exists(labels)  # noqa: PTH110
-    if there or ("," not in labels and (named or labels in list_manifests())):
-        told = labels
+    told = read_labels(labels)
     if isinstance(told, list) and len(told) == 1 and other is None:
         raise ConfigError(
             "--labels: there is one label only; give two or more, cat,dog, or say by --other what"
             " else there may be ('a photo')"
         )
-    return ZeroShotClassifier(model, told, templates=templates or "simple", other=_other(other))
+    return ZeroShotClassifier(model, told, templates=templates or "simple", other=read_other(other))
 
 
-def _other(other: str | None) -> float | str | None:
+def read_labels(labels: str) -> str | list[str]:
+    """Return the labels that a text lists, or the text where it names a file or data with some."""
+    from clipkit.classify.labels import LABEL_SUFFIXES
+    from clipkit.data import list_manifests
+
+    named = Path(labels).suffix.lower() in (*LABEL_SUFFIXES, ".yaml", ".yml")
+    # A list may be longer than a name can be, which `Path.exists` raises for.
+    there = os.path.exists(labels)  # noqa: PTH110
+    if there or ("," not in labels and (named or labels in list_manifests())):
+        return labels
+    return [part.strip() for part in labels.split(",") if part.strip()]
+
+
+def read_other(other: str | None) -> float | str | None:
     """Return the number that a text spells, else the text."""
     try:
         return None if other is None else float(other)

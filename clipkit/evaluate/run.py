@@ -1,7 +1,5 @@
 """Several models on several data sets: what fails is told, and the others go on."""
 
-import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,6 +16,7 @@ from clipkit.evaluate.results import Evaluation, Kept, Score, check_folder
 from clipkit.evaluate.tasks import AnyEvaluator, Task
 from clipkit.evaluate.zero_shot import ZeroShot
 from clipkit.models import DualEncoder, load
+from clipkit.packages import file_name
 from clipkit.types import PartProgress
 
 Models = str | Path | DualEncoder
@@ -159,7 +158,9 @@ class _Work:
             return
         if isinstance(evaluator, ZeroShot | LinearProbe) and self.details is not None:
             told = evaluator.details(model, encoder)
-            told.write(self.details / _slug(wanted.model) / _slug(wanted.data) / wanted.task)
+            told.write(
+                self.details / file_name(wanted.model) / file_name(wanted.data) / wanted.task
+            )
             metrics = told.metrics
         else:
             metrics = evaluator(model, encoder)
@@ -229,11 +230,3 @@ def _by_name(names: list[str], things: list[Thing], what: str) -> dict[str, Thin
             number += 1
         found[unique] = thing
     return found
-
-
-def _slug(name: str) -> str:
-    """Return a name as a folder can have it; one that is changed gets a mark of its own."""
-    plain = re.sub(r"[^\w.@+-]+", "_", name).strip("_.")
-    if plain == name:
-        return name
-    return f"{plain[-80:]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from clipkit.classify import ZeroShotClassifier
-from clipkit.classify.few_shot import FOLDS, Choice, _folds, adapt_head
+from clipkit.classify.few_shot import FOLDS, Choice, _folds, adapt_head, left_out_logits
 from clipkit.classify.head import ExampleCache, Head
 from clipkit.errors import ConfigError, DataError
 from clipkit.models.dual_encoder import DualEncoder
@@ -153,3 +153,60 @@ def test_labels_without_images_keep_their_prompts(adapt: str) -> None:
     test, truth = blobs(200, seed=3)
     before = accuracy(head, test[truth >= 2], truth[truth >= 2])
     assert accuracy(made, test[truth >= 2], truth[truth >= 2]) > 0.5 * before
+
+
+@pytest.mark.parametrize(
+    "choice", [Choice("none"), Choice("cache", 0.3, 3.0), Choice("linear", penalty=1e-2)]
+)
+@pytest.mark.parametrize("each", [1, 2, 7])
+def test_an_image_that_is_left_out_is_judged_by_the_others_alone(choice: Choice, each: int) -> None:
+    head = poor_head()
+    features, labels = blobs(each)
+    logits, rows = left_out_logits(head, features, labels, choice)
+    if choice.method == "none":
+        assert torch.equal(logits[rows.argsort()], head(features))
+        return
+    assert sorted(rows.tolist()) == ([] if each == 1 else list(range(len(labels))))
+    for fold in _folds(labels, CLASSES):
+        for at in fold.nonzero()[:, 0].tolist():
+            # Whatever is in the place of those that are left out, their logits are the same.
+            changed = torch.where(fold[:, None], -features, features)
+            changed[at] = features[at]
+            again, order = left_out_logits(head, changed, labels, choice)
+            same = [logits[rows.tolist().index(at)], again[order.tolist().index(at)]]
+            torch.testing.assert_close(*same, rtol=1e-4, atol=1e-4)
+
+
+def test_confidence_is_honest_on_images_that_were_fitted_on(model: DualEncoder) -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(3, model.dim, generator=generator)
+
+    def draw(each: int) -> tuple[np.ndarray, list[str]]:
+        labels = torch.arange(3).repeat_interleave(each)
+        noise = 2.0 * torch.randn(3 * each, model.dim, generator=generator)
+        return (centres[labels] + noise).numpy(), [COLOURS[at] for at in labels]
+
+    train, test = draw(8), draw(300)
+    classifier = ZeroShotClassifier(model, COLOURS, adapt="linear").fit(*train)
+    right = classifier.score(*test)
+
+    def excess() -> float:
+        return float(classifier.predict_proba(test[0]).max(1).mean()) - right
+
+    classifier.calibrate(*train)  # as one should not
+    lied = excess()
+    found = classifier.calibrate()
+    assert found.images == 24
+    assert abs(excess()) < 0.1 < lied
+    assert classifier.calibrate() == found
+
+
+def test_there_must_be_images_to_leave_out(model: DualEncoder, photos: Path) -> None:
+    classifier = ZeroShotClassifier(model, COLOURS)
+    with pytest.raises(ConfigError, match="give labelled images, or call fit first"):
+        classifier.calibrate()
+    one = [photos / f"{colour}0.png" for colour in COLOURS]
+    classifier = ZeroShotClassifier(model, COLOURS, adapt="cache").fit(one, COLOURS)
+    if classifier.few_shot_ is not None and classifier.few_shot_.choice.method != "none":
+        with pytest.raises(DataError, match="no label has two of the images that fit saw"):
+            classifier.calibrate()

@@ -14,6 +14,7 @@ COMMANDS = [
     "train",
     "eval",
     "classify",
+    "label",
     "embed",
     "search",
     "mine",
