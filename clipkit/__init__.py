@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clipkit.evaluate.run import evaluate
     from clipkit.labelling import label
     from clipkit.models import DualEncoder, load
-    from clipkit.run import train
+    from clipkit.rounds import train
 
 __version__ = "0.1.0"
 

@@ -85,6 +85,12 @@ def new_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(staging)
 
 
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder, whose copy appears whole."""
+    with new_folder(target) as staging:
+        shutil.copytree(source, staging, dirs_exist_ok=True)
+
+
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Give the name of a file to write that takes the place of another once it is whole.

@@ -16,8 +16,10 @@ LAYERS = [
     ["evaluate"],
     ["train"],
     ["report"],
+    ["labelling"],
     ["recipe"],
-    ["run", "labelling"],
+    ["run"],
+    ["rounds"],
     ["cli"],
     ["__main__", "__init__"],
 ]

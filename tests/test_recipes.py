@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import clipkit
 from clipkit.cli.recipes import read_head
@@ -15,7 +16,7 @@ from clipkit.recipe import read_recipe
 
 RECIPES = sorted(shipped_folder("recipes").glob("*.yaml"))
 SLOW = {"starter"}  # it has the 1,000 classes of ImageNet encoded
-LABELLED = {"labels"}  # these make captions of labels
+LABELLED = {"labels", "pseudo_labels"}  # these make captions of labels
 PICTURES = 12
 
 
@@ -51,6 +52,16 @@ def classes(emoji: list[tuple[Path, str, str]], tmp_path: Path) -> Path:
     return tmp_path / "classes"
 
 
+@pytest.fixture
+def unlabelled(emoji: list[tuple[Path, str, str]], tmp_path: Path) -> Path:
+    """Other pictures in a folder, without captions and labels: the emoji on their heads."""
+    (tmp_path / "unlabelled").mkdir()
+    for path, _, _ in emoji:
+        with Image.open(path) as picture:
+            picture.rotate(180).save(tmp_path / "unlabelled" / path.name)
+    return tmp_path / "unlabelled"
+
+
 @pytest.fixture(autouse=True)
 def flickr8k(
     emoji: list[tuple[Path, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -76,7 +87,7 @@ def test_the_recipes_are_found() -> None:
     "path",
     [pytest.param(p, marks=[pytest.mark.slow] * (p.stem in SLOW), id=p.stem) for p in RECIPES],
 )
-def test_it_runs(path: Path, table: Path, classes: Path, tmp_path: Path) -> None:
+def test_it_runs(path: Path, table: Path, classes: Path, unlabelled: Path, tmp_path: Path) -> None:
     plan = read_recipe(path)
     data = classes if path.stem in LABELLED else table
     changes = ["epochs=1", "batch_size=4", "optim.warmup_steps=1", f"out={tmp_path / 'run'}"]
@@ -93,9 +104,16 @@ def test_it_runs(path: Path, table: Path, classes: Path, tmp_path: Path) -> None
         changes += ["micro_batch_size=2"]
     if plan.teacher is not None:
         changes += ["distill.model=starter"]
+    if plan.pseudo_labels is not None:
+        changes += [f"pseudo_labels.data={unlabelled}", f"pseudo_labels.calibrate={data}"]
+        changes += ["pseudo_labels.min_confidence=0"]
     result = clipkit.train(path, changes)
 
-    assert result.metrics["steps"] == PICTURES / 4
+    rows = 1 if plan.pseudo_labels is None or not result.metrics["kept_round"] else 2
+    assert PICTURES / 4 <= result.metrics["steps"] <= rows * PICTURES / 4
+    if plan.pseudo_labels is not None:
+        counts = [one["counts"]["labels"] for one in result.metrics["rounds"][1:]]
+        assert counts and all(sum(count.values()) == PICTURES for count in counts)
     assert set(result.metrics["after"]["data"]) == set(plan.recipe["evaluate"])
     torch.manual_seed(plan.settings.seed)  # of towers that know nothing yet
     before, after = plan.make_model(), load(result.folder / "model")

@@ -1,6 +1,6 @@
 """`clipkit train`: fine-tune, or train from scratch."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,7 +20,7 @@ def train(
     A run that was stopped, by Ctrl-C, a kill or a crash, goes on with the same command.
     """
     from clipkit.report import terminal
-    from clipkit.run import train as run
+    from clipkit.rounds import train as run
     from clipkit.train.watch import StepReport
 
     notes = terminal.notes()
@@ -55,6 +55,10 @@ def train(
         out.print("this run was finished already; --restart begins it again")
     if result.metrics["after"]:
         out.print(terminal.before_after(result.metrics))
+    if "rounds" in result.metrics:
+        lines = [_round(told) for told in result.metrics["rounds"]]
+        out.print(terminal.rows(["round", "pseudo-labels", "metric"], lines))
+        out.print(f"kept   round {result.metrics['kept_round']}: {result.metrics['stopped']}")
     rejected = result.metrics["rejected"]
     if rejected:
         rows = f"{rejected} row{'s' * (rejected != 1)}"
@@ -73,6 +77,12 @@ def train(
     out.print(f"model  {model}")
     out.print(f"next   clipkit classify PHOTOS --model {model} --labels cat,dog", soft_wrap=True)
     out.print(f"       clipkit embed PHOTOS --model {model} --out store", soft_wrap=True)
+
+
+def _round(told: dict[str, Any]) -> list[str]:
+    """Return the line of one round."""
+    labels = told["counts"]["labels"].values() if "counts" in told else ()
+    return [str(told["round"]), str(sum(labels)), f"{told['metric']:.4f}"]
 
 
 def _share(trained: int, of: int) -> str:

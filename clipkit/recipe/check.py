@@ -72,6 +72,7 @@ def check_recipe(raw: dict[str, Any], problems: list[str]) -> Plan | None:
         data=sections["data"],
         teacher=sections.get("distill"),
         neighbours=sections.get("neighbours"),
+        pseudo_labels=sections.get("pseudo_labels"),
         selection=selection,
         trainable=trainable,
         make_model=make_model,
@@ -143,6 +144,11 @@ def _check_numbers(
     if best and best != LAST and best.partition(".")[0] not in prefixes:
         problems.append(f"best: {best!r} starts with no evaluator's name: write PREFIX.METRIC")
     full["best"] = best or LAST
+    metric = (full["pseudo_labels"] or {}).get("metric")
+    if metric is not None and str(metric).partition(".")[0] not in (full["evaluate"] or {}):
+        problems.append(
+            f"pseudo_labels.metric: {metric!r} starts with no name of evaluate: write PREFIX.METRIC"
+        )
     try:
         return Selection(None if full["best"] == LAST else best, full["patience"])
     except ConfigError as error:

@@ -10,6 +10,7 @@ from clipkit.classify.prompts import resolve_templates
 from clipkit.data.label_captions import caption_labels
 from clipkit.data.load import load_data
 from clipkit.data.sources import Objective, Source, Sources
+from clipkit.labelling.settings import PseudoLabelSettings
 from clipkit.models import DualEncoder
 from clipkit.models.storage import SaveSettings
 from clipkit.models.trainable import Trainable
@@ -42,6 +43,7 @@ class Plan:
         checkpoints: when the run saves what it needs to go on.
         teacher: a model to imitate, or `None`.
         neighbours: how neighbours come into one batch, or `None`.
+        pseudo_labels: rounds of labelling and training, or `None`.
         trainable: chooses what trains.
         make_model: loads or builds the model.
         also: further data sets to train on, by name.
@@ -60,6 +62,7 @@ class Plan:
     checkpoints: CheckpointSettings
     teacher: TeacherSettings | None
     neighbours: NeighbourSettings | None
+    pseudo_labels: PseudoLabelSettings | None
     trainable: Trainable
     make_model: Callable[[], DualEncoder]
     also: dict[str, DataSettings]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from clipkit.classify.prompts import resolve_templates
 from clipkit.data.sources import Objective
 from clipkit.errors import ConfigError
+from clipkit.labelling.settings import PseudoLabelSettings
 from clipkit.losses import Duplicates
 from clipkit.models.storage import SaveSettings
 from clipkit.sentences import LongCaptions
@@ -111,6 +112,8 @@ class Recipe:
         views: an image-image term, beside that of the captions (SLIP) or alone: a `loss` (ntxent,
             moco, supcon, triplet), an `augment` (simclr), and what `ViewSettings` says; or nothing.
         distill: a teacher to imitate, or nothing; see `TeacherSettings`.
+        pseudo_labels: rounds in which images without labels get some, see `PseudoLabelSettings`; or
+            nothing.
         optim: how the parameters move.
         class_directions: options of the class-direction term, or nothing.
         evaluate: evaluators on the user's data, by prefix; `every_steps` runs them in between.
@@ -151,6 +154,7 @@ class Recipe:
     views: dict[str, Any] | None = None
     optim: dict[str, Any] = field(default_factory=dict)
     distill: dict[str, Any] | None = None
+    pseudo_labels: dict[str, Any] | None = None
     class_directions: dict[str, Any] | None = None
     evaluate: dict[str, dict[str, Any]] = field(default_factory=dict)
     general: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -170,7 +174,8 @@ SECTIONS: dict[str, Callable[..., Any]] = {
     "checkpoints": CheckpointSettings,
     "distill": TeacherSettings,
     "neighbours": NeighbourSettings,
+    "pseudo_labels": PseudoLabelSettings,
 }
 """What the sections of a recipe become."""
-NEEDED = ("data", "distill", "neighbours")
+NEEDED = ("data", "distill", "neighbours", "pseudo_labels")
 """Sections without a default: the first is needed, the others absent unless they are given."""

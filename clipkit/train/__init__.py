@@ -1,6 +1,6 @@
 """Training: the loop, what feeds it, what it writes.
 
-The package is callable: `clipkit.train("recipe.yaml")` is `clipkit.run.train`.
+The package is callable: `clipkit.train("recipe.yaml")` is `clipkit.rounds.train`.
 """
 
 import importlib
@@ -13,7 +13,7 @@ class _CallableModule(ModuleType):
     """Lets `clipkit.train` be both the job and the folder of its parts."""
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
-        return importlib.import_module("clipkit.run").train(*args, **keywords)
+        return importlib.import_module("clipkit.rounds").train(*args, **keywords)
 
 
 sys.modules[__name__].__class__ = _CallableModule

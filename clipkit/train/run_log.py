@@ -7,6 +7,8 @@ metrics.json     before, after and best, on the user's data and on the general s
 rejects.jsonl    rows that could not be used, with the reason
 checkpoints/     what the run needs to go on where it was stopped
 model/           the trained model
+
+A run of several rounds has, in place of checkpoints, round-0/, round-1/ ... which are run folders.
 """
 
 import json
@@ -166,8 +168,8 @@ class RunFolder:
                     )
 
     def _goes_on(self) -> bool:
-        """Say whether the run in the folder has a checkpoint."""
-        return any(self.checkpoints.glob("step-*"))
+        """Say whether the run in the folder has a checkpoint, or rounds that are runs."""
+        return any(self.checkpoints.glob("step-*")) or any(self.path.glob("round-*"))
 
     def _bring_back(self) -> None:
         """Put back a run that was to be replaced by one that did not finish."""

@@ -4,6 +4,7 @@ import pyarrow.parquet as pq
 
 from clipkit.data import load_data
 from tests.cli.conftest import Run
+from tests.conftest import square
 
 
 def test_labels_are_written_and_add_up(
@@ -28,10 +29,12 @@ def test_labels_are_written_and_add_up(
 def test_fitted_on_a_few(
     run: Run, saved: Path, photos: Path, classes: Path, tmp_path: Path
 ) -> None:
+    square("red", 77).save(classes / "blue" / "7.png")  # an error to calibrate by
+    square("blue", 78).save(classes / "red" / "8.png")
     out = tmp_path / "pseudo"
     result = run("label", photos, "--model", saved, "--fit", classes, "--out", out)
     assert result.code == 0, result.err
-    assert "calibrated on 12 images of classes, each left out of a fit" in result.out
+    assert "calibrated on 14 images of classes, each left out of a fit" in result.out
 
 
 def test_what_cannot_be_used(run: Run, saved: Path, photos: Path, tmp_path: Path) -> None:

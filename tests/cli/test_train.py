@@ -124,3 +124,21 @@ def test_a_signal_stops_with_a_sentence_and_the_same_command_goes_on(
     assert "this run was finished already" in again.out
     timings = (photos.parent / "run" / "timings.jsonl").read_text()
     assert timings.count('"began"') == 2
+
+
+def test_rounds_of_pseudo_labels_have_a_table(
+    run: Run, saved: Path, photos: Path, classes: Path
+) -> None:
+    changes = {
+        "data": {"train": str(classes)},
+        "evaluate": {"mine": {"name": "zero_shot", "data": str(classes)}},
+        "pseudo_labels": {"data": str(photos), "metric": "mine.top1", "rounds": 1},
+    }
+    result = run("train", recipe(saved, photos, **changes))
+    assert result.code == 0, result.err
+    assert re.search(r"│ 0 +│ 0 +│ [01]\.\d{4} │", result.out)
+    assert re.search(r"│ 1 +│ 18 +│ [01]\.\d{4} │", result.out)
+    assert re.search(
+        r"kept   round [01]: (all rounds are done|round 1 does not better)", result.out
+    )
+    assert "note: labels-1: 18 of 18 rows got a label, calibrated on" in result.err

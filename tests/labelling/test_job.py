@@ -66,6 +66,8 @@ def test_images_that_are_no_files(model: DualEncoder, tmp_path: Path) -> None:
 def test_fitted_calibrated_and_saved(
     model: DualEncoder, photos: Path, classes: Path, tmp_path: Path
 ) -> None:
+    square("red", 77).save(classes / "blue" / "7.png")  # an error to calibrate by
+    square("blue", 78).save(classes / "red" / "8.png")
     told = clipkit.label(photos, tmp_path / "out", model=model, fit=classes)
     assert list(told.labels) == sorted(COLOURS)
     assert "each left out of a fit" in told.confidence

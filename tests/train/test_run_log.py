@@ -126,3 +126,15 @@ def test_other_files_are_never_thrown_away(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is a file"):
         RunFolder(tmp_path / "thesis.txt")
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_run_of_rounds_goes_on(tmp_path: Path) -> None:
+    """Whose checkpoints are in its rounds."""
+    run = RunFolder(tmp_path / "run", recipe="a: 1\n")
+    (run.path / "round-0").mkdir()
+    run.close()
+    again = RunFolder(tmp_path / "run", recipe="a: 1\n")
+    assert (run.path / "round-0").is_dir()
+    again.close()
+    with pytest.raises(ConfigError, match="another recipe"):
+        another(tmp_path / "run")
