@@ -1,56 +1,86 @@
-"""`make bench`: clipkit beside a peer on the same work, in one run, as a ratio of medians."""
+"""`make bench`: clipkit beside its peers on the same work, in one run.
 
-import statistics
+    python -m tests.benchmarks [--quick | --whole] [--only JOB ...] [--out benchmarks.json]
+
+Each job is a module of this folder; the files are written anew after each of them. With `--whole`
+sizes are those that people have (a thousand classes, a million rows), whatever they take: hours.
+"""
+
+import argparse
+import importlib
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
 
-import torch
-from sentence_transformers import SentenceTransformer, models
+from tests.benchmarks import ceiling
+from tests.benchmarks.harness import Bench, Row, Scale
+from tests.benchmarks.peers import peer_versions
+from tests.benchmarks.table import Results
 
-from clipkit.data import load_data
-from clipkit.encode import encode_texts
-from clipkit.models import load
-from clipkit.models.starter import TEXT_WEIGHTS
-
-REPEATS = 5
-TEXTS = 1_000
-
-
-def median_seconds(jobs: dict[str, Callable[[], torch.Tensor]]) -> dict[str, float]:
-    """Run the jobs in turn, several times; return the median of each."""
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(REPEATS):
-        for name, job in jobs.items():
-            start = time.perf_counter()
-            job()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def encode_captions() -> None:
-    """Encode captions with all-MiniLM-L6-v2: clipkit and sentence-transformers."""
-    texts = [caption for sample in load_data("openmoji") for caption in sample.captions][:TEXTS]
-    model = load("starter")
-    folder = str(TEXT_WEIGHTS.locate().parent)
-    word = models.Transformer(folder)
-    peer = SentenceTransformer(
-        modules=[word, models.Pooling(384, pooling_mode="mean")], device="cpu"
-    )
-    jobs: dict[str, Callable[[], torch.Tensor]] = {
-        "clipkit": lambda: encode_texts(model, texts, encode=model.text_tower),
-        "sentence-transformers": lambda: peer.encode(
-            texts, batch_size=256, convert_to_tensor=True, show_progress_bar=False
-        ),
-    }
-    mine, theirs = (job() for job in jobs.values())
-    cosine = torch.nn.functional.cosine_similarity(mine, theirs)
-    if cosine.min() < 0.9999:
-        raise SystemExit(f"the work is not equal: cosine {cosine.min():.5f}")
-    found = median_seconds(jobs)
-    for name, value in found.items():
-        sys.stdout.write(f"encode {TEXTS} captions, {name}: {TEXTS / value:.0f}/s\n")
-    sys.stdout.write(f"ratio: {found['sentence-transformers'] / found['clipkit']:.2f}\n")
+JOBS = (
+    "start",
+    "encode_images",
+    "encode_captions",
+    "zero_shot_head",
+    "classify",
+    "export",
+    "train_step",
+    "loss",
+    "loading",
+    "retrieval",
+    "growth",
+)
+MORE = ("frozen_tower", "text_length")
+"""Jobs that have clipkit beside itself, and run when they are asked for."""
 
 
-encode_captions()
+def tell(rows: Sequence[Row]) -> None:
+    """Print what a race came to."""
+    sys.stdout.write(f"{rows[0].job}\n" if rows else "")
+    for row in rows:
+        seconds = " ".join(f"{one:.3g}" for one in row.seconds)
+        ratios = " ".join(f"{one:.2f}" for one in row.ratios)
+        sys.stdout.write(
+            f"  {row.who}: {row.problem or f'{seconds} s'}"
+            f"{f'; {ratios} times {row.against}' if ratios else ''}"
+            f"{f'; {row.agreement}' if row.agreement else ''}\n"
+        )
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Run the jobs."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--quick", dest="scale", action="store_const", const="quick")
+    sizes.add_argument("--whole", dest="scale", action="store_const", const="whole")
+    parser.add_argument("--only", nargs="+", choices=(*JOBS, *MORE), default=JOBS, metavar="JOB")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks.json"))
+    given = parser.parse_args()
+    scale: Scale = given.scale or "usual"
+    results = Results(scale, peers=peer_versions())
+    with tempfile.TemporaryDirectory() as name:
+        results.ceilings.append(ceiling.measure(Path(name) / "ceiling"))
+        devices = ("cpu", *["cuda"] * any(one.startswith("cuda") for one in results.ceilings[0]))
+        for job in given.only:
+            begun = time.perf_counter()
+            with tempfile.TemporaryDirectory(dir=name) as folder:
+                bench = Bench(Path(folder), scale, devices, tell)
+                bench.rows = results.rows
+                try:
+                    importlib.import_module(f"tests.benchmarks.{job}").run(bench)
+                except Exception as error:
+                    results.problems[job] = f"{type(error).__name__}: {error}"
+                    sys.stdout.write(f"{job}: {results.problems[job]}\n")
+            results.took[job] = time.perf_counter() - begun
+            results.write(given.out)
+        results.ceilings.append(ceiling.measure(Path(name) / "ceiling"))
+    results.write(given.out)
+    spent = ", ".join(f"{job} {seconds:.0f}" for job, seconds in results.took.items())
+    sys.stdout.write(f"seconds: {spent}; written: {given.out}, {given.out.with_suffix('.md')}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,151 +1,193 @@
-"""Images a second that a training loop is fed: clipkit's Loader beside open_clip's loaders.
+"""Images a second that a training loop is fed, from three kinds of source.
 
-    python -m tests.benchmarks.loading FOLDER_OF_JPEGS [--workers 2] [--repeats 3]
-
-The JPEGs are listed in a csv and packed into tar shards in a temporary folder. From each of the two
-open_clip's own loader and clipkit's give one epoch after the other, in turn, with as many workers:
-batches of 64 images at 224 pixels, scaled and cropped as for evaluation, as normalised float
-tensors, with the tokens of their captions. A first epoch of each is not counted. All but
-open_clip's of shards are shuffled; that one is its loader for evaluation, since open_clip 3.3's for
-training fails with webdataset 1.0 (KeyError: 'fname').
+A csv that lists JPEGs, tar shards, and a parquet file as `datasets` writes it. Each loader gives
+one epoch: batches of 64 images at 224 pixels, scaled and cropped as for evaluation, as normalised
+float tensors, with the tokens of their captions, by two workers. All but those of shards shuffle;
+open_clip's of shards is its loader for evaluation, since that for training fails with webdataset
+1.0 (KeyError: 'fname'). Tokens are compared, and pixels of the same caption, averaged over squares.
 """
 
-import argparse
-import statistics
-import sys
-import tempfile
-import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-import torch
-import webdataset as wds
-from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, SimpleTokenizer
-from open_clip.transform import PreprocessCfg, image_transform_v2
-from open_clip_train.data import (  # type: ignore[import-untyped]
-    get_csv_dataset,
-    get_wds_dataset,
-)
-from torch import Tensor
+import numpy as np
 
-from clipkit.data import load_data
-from clipkit.data.loader import Loader
-from clipkit.data.preprocess import normalize
-from clipkit.types import Preprocessing
+from tests.benchmarks.compare import same_numbers
+from tests.benchmarks.harness import Bench, Contender
+from tests.benchmarks.inputs import make_captions, photo_folder, photos
+from tests.benchmarks.worker import Work
 
-BATCH = 64
-SHARD_ROWS = 500
-SETTINGS = Preprocessing(224, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Epoch = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+BATCH, WORKERS, SHARD_ROWS, SIDE = 64, 2, 200, 16
+SOURCES = {
+    "csv": ("open_clip",),
+    "shards": ("open_clip", "webdataset"),
+    "parquet": ("datasets",),
+}
+
+Epoch = Callable[[], "Iterable[tuple[Tensor, Tensor]]"]
 
 
-def write(images: list[Path], folder: Path) -> tuple[Path, Path]:
-    """List the images in a csv and pack them into shards; return the csv and the shards' folder."""
-    table, shards = folder / "images.csv", folder / "shards"
-    shards.mkdir()
-    captions = [f"a photo of {path.parent.name}" for path in images]
-    rows = {"filepath": [str(path.resolve()) for path in images], "title": captions}
-    pd.DataFrame(rows).to_csv(table, index=False)
-    with wds.ShardWriter(str(shards / "%05d.tar"), maxcount=SHARD_ROWS, verbose=0) as writer:
-        for number, (path, caption) in enumerate(zip(images, captions, strict=True)):
-            writer.write({"__key__": f"{number:08d}", "jpg": path.read_bytes(), "txt": caption})
-    return table, shards
+def run(bench: Bench) -> None:
+    """Race, source by source."""
+    count = bench.pick(256, 512, 2048)
+    files = bench.prepare("loading:write_sources", photos_of=photo_folder(bench, count))
+    for source, peers in SOURCES.items():
+        given = {"source": source, "files": str(files), "count": count}
+        bench.race(
+            f"read and decode, {source}",
+            [Contender(who, f"loading:by_{who}", given) for who in (*peers, "clipkit")],
+            amount=count,
+            unit="images",
+            compare=same_numbers(0.1),
+            rounds=bench.pick(1, 3, 5),
+        )
 
 
-def open_clip_epochs(table: Path, shards: Path, rows: int, workers: int) -> dict[str, Epoch]:
-    """Return open_clip's two loaders, as it sets them up itself."""
-    transform = image_transform_v2(
-        PreprocessCfg(size=SETTINGS.size, mean=SETTINGS.mean, std=SETTINGS.std), is_train=False
+def write_sources(folder: str, photos_of: str) -> Work:
+    """Write a csv, shards and a parquet file of a folder's pictures."""
+
+    def go() -> None:
+        import webdataset
+        from datasets import Dataset, Image
+
+        files = photos(photos_of)
+        captions = make_captions(len(files))
+        lines = [f"{path},{caption}" for path, caption in zip(files, captions, strict=True)]
+        (Path(folder) / "images.csv").write_text("\n".join(["filepath,title", *lines]) + "\n")
+        (Path(folder) / "shards").mkdir()
+        pattern = f"{folder}/shards/%05d.tar"
+        with webdataset.ShardWriter(pattern, maxcount=SHARD_ROWS, verbose=0) as writer:
+            for number, (path, caption) in enumerate(zip(files, captions, strict=True)):
+                row = {"__key__": f"{number:08d}", "jpg": path.read_bytes(), "txt": caption}
+                writer.write(row)
+        rows = [{"bytes": path.read_bytes(), "path": None} for path in files]
+        table = Dataset.from_dict({"image": rows, "caption": captions})
+        table.cast_column("image", Image()).to_parquet(f"{folder}/images.parquet")
+
+    return Work(go)
+
+
+def fed(epoch: Epoch, count: int) -> Work:
+    """Return the work of going through one epoch."""
+    from torch.nn.functional import avg_pool2d
+
+    def go() -> dict[str, np.ndarray]:
+        tokens, squares = [], []
+        for pixels, told in epoch():
+            tokens.append(told.numpy())
+            squares.append(avg_pool2d(pixels, pixels.shape[-1] // SIDE).numpy())
+        all_tokens, all_squares = np.concatenate(tokens), np.concatenate(squares)
+        if len(all_tokens) != count or all_squares.dtype != np.float32:
+            raise ValueError(f"{len(all_tokens)} rows of {all_squares.dtype}, not {count}")
+        order = np.lexsort(all_tokens.T)
+        return {"tokens": all_tokens[order], "pixels": all_squares[order]}
+
+    return Work(go)
+
+
+def preprocessing() -> Any:
+    """Return CLIP's."""
+    from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
+    from clipkit.types import Preprocessing
+
+    return Preprocessing(224, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+
+
+def transform() -> Any:
+    """Return open_clip's transform for evaluation."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    own = preprocessing()
+    return image_transform_v2(
+        PreprocessCfg(size=own.size, mean=own.mean, std=own.std), is_train=False
     )
-    given = {"batch_size": BATCH, "workers": workers, "distributed": False}
-    csv = {"csv_img_key": "filepath", "csv_caption_key": "title", "csv_separator": ","}
-    last = len(list(shards.iterdir())) - 1
-    tar = {"val_data": f"{shards}/{{00000..{last:05d}}}.tar", "val_num_samples": rows}
+
+
+def by_clipkit(source: str, files: str, count: int) -> Work:
+    """Its `Loader`."""
+    from open_clip import SimpleTokenizer
+
+    from clipkit.data import load_data
+    from clipkit.data.loader import Loader
+    from clipkit.data.preprocess import normalize
+
+    tokenizer, settings = SimpleTokenizer(), preprocessing()
+    name = {"csv": "images.csv", "shards": "shards", "parquet": "images.parquet"}[source]
+    samples = load_data(f"{files}/{name}").samples
+    loader = Loader(samples, settings, batch_size=BATCH, seed=0, workers=WORKERS)
+
+    def epoch() -> "Iterator[tuple[Tensor, Tensor]]":
+        for batch in loader.epoch():
+            captions = [told[0] for told in batch.captions]
+            yield normalize(batch.pixels, settings), tokenizer(captions)
+
+    return fed(epoch, count)
+
+
+def by_open_clip(source: str, files: str, count: int) -> Work:
+    """Its loaders, as it sets them up itself."""
+    from open_clip import SimpleTokenizer
+    from open_clip_train.data import (  # type: ignore[import-untyped]
+        get_csv_dataset,
+        get_wds_dataset,
+    )
+
+    given = {"batch_size": BATCH, "workers": WORKERS, "distributed": False}
+    named = {"tokenizer": SimpleTokenizer()}
+    if source == "csv":
+        table = {"csv_img_key": "filepath", "csv_caption_key": "title", "csv_separator": ","}
+        args = SimpleNamespace(train_data=f"{files}/images.csv", **given, **table)
+        made = get_csv_dataset(args, transform(), is_train=True, **named)
+    else:
+        last = len(list(Path(files, "shards").iterdir())) - 1
+        shards = f"{files}/shards/{{00000..{last:05d}}}.tar"
+        args = SimpleNamespace(val_data=shards, val_num_samples=count, **given)
+        made = get_wds_dataset(args, transform(), is_train=False, **named)
+    return fed(lambda: made.dataloader, count)
+
+
+def by_webdataset(source: str, files: str, count: int) -> Work:
+    """Its pipeline, as its own documentation has it."""
+    import webdataset
+    from open_clip import SimpleTokenizer
+    from torch.utils.data import DataLoader
+
     tokenizer = SimpleTokenizer()
-    from_csv = get_csv_dataset(
-        SimpleNamespace(train_data=str(table), **given, **csv),
-        transform,
-        is_train=True,
-        tokenizer=tokenizer,
+    shards = [str(path) for path in sorted(Path(files, "shards").iterdir())]
+    data = (
+        webdataset.WebDataset(shards, shardshuffle=False)
+        .decode("pil")
+        .to_tuple("jpg", "txt")
+        .map_tuple(transform(), lambda text: tokenizer(text)[0])
     )
-    from_shards = get_wds_dataset(
-        SimpleNamespace(**given, **tar), transform, is_train=False, tokenizer=tokenizer
-    )
-    return {
-        "csv": lambda: iter(from_csv.dataloader),
-        "shards": lambda: iter(from_shards.dataloader),
-    }
+    return fed(lambda: DataLoader(data, batch_size=BATCH, num_workers=WORKERS), count)
 
 
-def clipkit_epochs(table: Path, shards: Path, workers: int) -> dict[str, Epoch]:
-    """Return clipkit's loader on the same two."""
-    tokenizer = SimpleTokenizer()
+def by_datasets(source: str, files: str, count: int) -> Work:
+    """A parquet file of `datasets`, transformed as it is read, in a DataLoader."""
+    from datasets import load_dataset
+    from open_clip import SimpleTokenizer
+    from torch.utils.data import DataLoader
 
-    def epochs(source: Path) -> Epoch:
-        samples = load_data(source).samples
-        loader = Loader(samples, SETTINGS, batch_size=BATCH, seed=0, workers=workers)
+    tokenizer, prepare = SimpleTokenizer(), transform()
 
-        def epoch() -> Iterator[tuple[Tensor, Tensor]]:
-            for batch in loader.epoch():
-                captions = [told[0] for told in batch.captions]
-                yield normalize(batch.pixels, SETTINGS), tokenizer(captions)
+    def ready(rows: dict[str, Any]) -> dict[str, Any]:
+        images = [prepare(image) for image in rows["image"]]
+        return {"image": images, "tokens": list(tokenizer(rows["caption"]))}
 
-        return epoch
+    table = load_dataset(
+        "parquet", data_files=f"{files}/images.parquet", split="train", cache_dir=f"{files}/cache"
+    ).with_transform(ready)
 
-    return {"csv": epochs(table), "shards": epochs(shards)}
+    def epoch() -> "Iterator[tuple[Tensor, Tensor]]":
+        batches = DataLoader(table, batch_size=BATCH, num_workers=WORKERS, shuffle=True)
+        for batch in batches:
+            yield batch["image"], batch["tokens"]
 
-
-def images_per_second(epoch: Epoch) -> float:
-    """Go through one epoch."""
-    start, images = time.perf_counter(), 0
-    for pixels, tokens in epoch():
-        assert pixels.dtype == torch.float32
-        assert pixels.shape[1:] == (3, SETTINGS.size, SETTINGS.size)
-        assert len(pixels) == len(tokens)
-        images += len(pixels)
-    return images / (time.perf_counter() - start)
-
-
-def main() -> None:
-    """Measure, and print a table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
-    given = parser.parse_args()
-    warnings.filterwarnings("ignore", message=".*pin_memory.*")
-    images = sorted(
-        path for path in given.folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg")
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        table, shards = write(images, Path(folder))
-        peers = open_clip_epochs(table, shards, len(images), given.workers)
-        mine = clipkit_epochs(table, shards, given.workers)
-        jobs = {
-            (kind, name): job
-            for name, who in (("open_clip", peers), ("clipkit", mine))
-            for kind, job in who.items()
-        }
-        found: dict[tuple[str, str], list[float]] = {key: [] for key in jobs}
-        for repeat in range(given.repeats + 1):
-            for key, job in jobs.items():
-                speed = images_per_second(job)
-                if repeat:
-                    found[key].append(speed)
-    sys.stdout.write(
-        f"{len(images)} JPEGs, {given.workers} workers, medians of {given.repeats} epochs\n"
-        "images/s   open_clip   clipkit   ratio   ratio of each epoch\n"
-    )
-    for kind in ("csv", "shards"):
-        theirs, ours = found[kind, "open_clip"], found[kind, "clipkit"]
-        ratios = " ".join(f"{b / a:.2f}" for a, b in zip(theirs, ours, strict=True))
-        a, b = statistics.median(theirs), statistics.median(ours)
-        sys.stdout.write(f"{kind:8} {a:11.0f} {b:9.0f} {b / a:7.2f}   {ratios}\n")
-
-
-if __name__ == "__main__":
-    main()
+    return fed(epoch, count)

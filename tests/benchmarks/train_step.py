@@ -1,354 +1,416 @@
-"""A training step of ViT-B/32, all of which trains: clipkit's own loop beside open_clip's.
+"""A training step of ViT-B/32: clipkit's own loop beside open_clip's and sentence-transformers'.
 
-    python -m tests.benchmarks.train_step [--steps 20] [--batch 32] [--threads 2] [--duel NAME ...]
-
-Both start from the same random weights, see the same pictures (noise) and captions of 10 to 20
+All start from the same random weights, see the same pictures (noise) and captions of 10 to 20
 words, and move by the same AdamW: `take_steps` of clipkit with precision "float32" or "auto",
-`train_one_epoch` of open_clip with "fp32" or "amp_bf16". Two at a time, each in a process of its
-own (5 GB), take one step after the other, in turn; the first is not counted. Losses are compared
-after every step, and must be equal in float32. open_clip is given tensors that are ready; clipkit
-normalises pixels and tokenises captions in its step.
-
-CPU seconds are of all threads: on a machine that others use as well they tell more than the clock.
-`--profile NAME` prints what one of them spends its steps on, by operation.
+`train_one_epoch` of open_clip with "fp32" or "amp_bf16", the trainer of sentence-transformers with
+its ranking loss both ways. Full, with LoRA of rank 8 on all linear layers of the blocks (open_clip
+has none), and with a batch of 128 in micro-batches of 32, exact in all three. Losses are compared,
+step by step; sentence-transformers does not train the logit scale, which hardly shows in the first
+steps. The peers are given tensors that are ready; clipkit normalises pixels and tokenises captions
+in its step.
 """
 
-import argparse
 import math
-import os
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import repeat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any
 
-import open_clip
-import torch
-from open_clip_train.params import parse_args  # type: ignore[import-untyped]
-from open_clip_train.scheduler import cosine_lr  # type: ignore[import-untyped]
-from open_clip_train.train import train_one_epoch  # type: ignore[import-untyped]
-from torch.profiler import ProfilerActivity, profile
+from tests.benchmarks import libraries
+from tests.benchmarks.compare import same_numbers
+from tests.benchmarks.harness import Bench, Contender
+from tests.benchmarks.inputs import make_captions, model_folder
+from tests.benchmarks.worker import Pace, Work
 
-from clipkit.data.dataset import Dataset, text_key
-from clipkit.data.preprocess import normalize
-from clipkit.losses import ClipLoss
-from clipkit.models import load
-from clipkit.signals import StopSignals
-from clipkit.train.batches import PairBatch, PairBatches
-from clipkit.train.checkpoint import CheckpointSettings
-from clipkit.train.course import Course, Scorings
-from clipkit.train.feature_cache import FeatureCache
-from clipkit.train.feed import Feed
-from clipkit.train.grad_cache import GradCache, Pairs
-from clipkit.train.kept import Selection
-from clipkit.train.loop import take_steps
-from clipkit.train.objective import Objective
-from clipkit.train.optim import OptimSettings, build_optimizer
-from clipkit.train.processes import make_accelerator
-from clipkit.train.run_log import RunFolder
-from clipkit.train.step import StepObjective
-from clipkit.train.tell import Teller
-from clipkit.types import Preprocessing
+if TYPE_CHECKING:
+    import torch
+
+    from clipkit.models import DualEncoder
+    from clipkit.train.batches import PairBatch
+    from clipkit.train.optim import OptimSettings
 
 ARCHITECTURE = "ViT-B-32"
+MICRO = 32
+STEPS = 64
+RANK = 8
+SCALE = 1 / 0.07
+
+HALF = ("auto", "bf16", "amp_bf16")
+MAKERS = {
+    "open_clip": "by_open_clip",
+    "sentence-transformers": "by_sentence_transformers",
+    "clipkit": "by_clipkit",
+}
 CONTENDERS = {
-    "open_clip float32": "fp32",
-    "clipkit float32": "float32",
-    "open_clip amp_bf16": "amp_bf16",
-    "clipkit auto": "auto",
+    "full": [
+        "open_clip fp32",
+        "open_clip amp_bf16",
+        "sentence-transformers fp32",
+        "clipkit float32",
+        "clipkit auto",
+    ],
+    "lora": [
+        "sentence-transformers fp32",
+        "sentence-transformers bf16",
+        "clipkit float32",
+        "clipkit auto",
+    ],
+    "large": ["open_clip amp_bf16", "sentence-transformers bf16", "clipkit auto"],
+    "every": [
+        "open_clip fp32",
+        "open_clip amp_bf16",
+        "sentence-transformers fp32",
+        "sentence-transformers bf16",
+        "clipkit float32",
+        "clipkit auto",
+    ],
 }
-DUELS = {
-    "float32": ("open_clip float32", "clipkit float32"),
-    "auto": ("open_clip float32", "clipkit auto"),
-    "bf16": ("open_clip amp_bf16", "clipkit auto"),
-}
-OPTIM = OptimSettings(lr=1e-4, weight_decay=0.2, warmup_steps=10, clip_norm=1.0)
-OPEN_CLIP_IMAGES = Preprocessing(
-    224, mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
-)
 
-WORDS = (
-    "a photo of two old brown dogs that run after the yellow ball on a wet beach in front of some"
-    " small boats while people with umbrellas look at them from the wall near the red house"
-).split()
+Made = tuple["torch.Tensor", list[str]]
 
-PROFILED = 3
-TOLERANCE = 1e-4
 
-Made = tuple[torch.Tensor, list[str]]
-Batch = TypeVar("Batch")
+def run(bench: Bench) -> None:
+    """Race: full, with LoRA, and a large batch."""
+    for device in bench.devices:
+        on, large = libraries.on(device), bench.pick(64, 128)
+        race(bench, f"training step, batch {MICRO}{on}", device, MICRO, "full")
+        race(bench, f"training step, LoRA, batch {MICRO}{on}", device, MICRO, "lora")
+        job = f"training step, batch {large} by micro-batches of {MICRO}{on}"
+        race(bench, job, device, large, "large")
+
+
+def race(bench: Bench, job: str, device: str, batch: int, kind: str) -> None:
+    """Have them take steps in turn, in new processes each round: they take some GB each."""
+    folder = model_folder(bench, ARCHITECTURE)
+    given = {"device": device, "batch": batch, "lora": kind == "lora", "folder": folder}
+    names = CONTENDERS["every" if bench.scale == "whole" and kind != "lora" else kind]
+    if bench.scale == "quick":
+        names = [name for name in names if name.endswith(HALF)]
+    contenders = []
+    for name in names:
+        who, _, precision = name.rpartition(" ")
+        told = {**given, "precision": precision, "architecture": ARCHITECTURE}
+        counted = "bf16" if precision in HALF else "float32"
+        made = Contender(name, f"train_step:{MAKERS[who]}", told, precision=counted, device=device)
+        contenders.append(made)
+    bench.race(
+        job,
+        contenders,
+        amount=batch,
+        unit="pairs",
+        compare=same_numbers(1e-3),
+        compare_bf16=same_numbers(0.05),
+        rounds=bench.pick(1, 1 if kind == "large" else 2, 5),
+        together=False,
+        warm=batch == MICRO,
+    )
+
+
+def optim() -> "OptimSettings":
+    """Return how parameters move, whoever moves them."""
+    from clipkit.train.optim import OptimSettings
+
+    return OptimSettings(lr=1e-4, weight_decay=0.2, warmup_steps=10, clip_norm=1.0)
 
 
 def pairs_of(step: int, size: int) -> Made:
     """Return pixels [size, 224, 224, 3] and captions, none of which occurs twice."""
+    import torch
+
     generator = torch.Generator().manual_seed(step)
     pixels = torch.randint(0, 256, (size, 224, 224, 3), generator=generator).to(torch.uint8)
-    captions = []
-    for at in range(size):
-        length = 10 + int(torch.randint(0, 11, (1,), generator=generator))
-        order = torch.randperm(len(WORDS), generator=generator)
-        captions.append(" ".join([*(WORDS[i] for i in order[: length - 1]), str(at)]))
-    return pixels, captions
+    return pixels, make_captions(size, seed=step)
 
 
-class Pace:
-    """Has a step begin when a line comes in, and says what it took and came to.
+def by_clipkit(batch: int, lora: bool, **which: str) -> Work:
+    """`take_steps`, set up as `fit` does."""
+    from clipkit.losses import ClipLoss
+    from clipkit.train.grad_cache import GradCache, Pairs
+    from clipkit.train.loop import _Teller, take_steps
+    from clipkit.train.objective import Objective
+    from clipkit.train.optim import build_optimizer
+    from clipkit.train.processes import make_accelerator
 
-    Args:
-        lines: what comes in.
-    """
+    model = libraries.clipkit(**{**which, "precision": "float32"})
+    flops = step_flops(model, batch) if not lora else None
+    if lora:
+        from clipkit.models.lora import add_lora
 
-    def __init__(self, lines: Iterable[str]) -> None:
-        """Wait for nothing yet."""
-        self.lines = iter(lines)
-        self.clock = self.cpu = 0.0
+        model.requires_grad_(False)
+        add_lora(model, rank=RANK, alpha=2 * RANK)
+    settings = optim()
+    accelerator = make_accelerator(which["precision"], find_unused_parameters=False)
+    pairs = Pairs(model, cached_images=False)
+    model.train()
+    wrapped, prepared = accelerator.prepare(pairs, build_optimizer(model, settings))
+    micro = MICRO if batch > MICRO else None
 
-    def wait(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Pass a batch on for each line."""
-        for batch, _ in zip(batches, self.lines, strict=False):
-            self.clock, self.cpu = time.perf_counter(), time.process_time()
-            yield batch
+    def loop(pace: Pace) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            course, stop = paced_course(model, prepared, batch, pace, Path(folder))
+            with stop:
+                take_steps(
+                    course,
+                    GradCache(accelerator, pairs, wrapped, micro_batch_size=micro),
+                    Objective(ClipLoss()),
+                    prepared,
+                    optim=settings,
+                    seed=0,
+                    class_directions=None,
+                    tell=_Teller(course, None, None),
+                )
 
-    def done(self, loss: float) -> None:
-        """Tell about the step that has ended."""
-        clock, cpu = time.perf_counter() - self.clock, time.process_time() - self.cpu
-        sys.stdout.write(f"{clock} {cpu} {loss}\n")
-        sys.stdout.flush()
-
-
-class Batches(PairBatches):
-    """Batches that are in memory; a step for each line."""
-
-    def __init__(self, given: Sequence[PairBatch], pace: Pace) -> None:
-        """Keep them."""
-        self.given, self.pace, self.batch_size = given, pace, len(given[0])
-        self.data, self.process_index, self.process_count = Dataset("noise", ()), 0, 1
-
-    def __len__(self) -> int:
-        """Return the steps of the one epoch."""
-        return len(self.given)
-
-    def epoch(self, epoch: int, done: int = 0) -> Iterator[PairBatch]:
-        """Yield them."""
-        return self.pace.wait(self.given[done:])
-
-
-class Paced(Course):
-    """A course that tells about its steps and saves nothing."""
-
-    pace: Pace
-
-    def after_step(self, signal: int) -> None:
-        """Tell about a step."""
-        self.pace.done(math.nan if self.state.loss is None else self.state.loss)
+    return Work(loop=loop, flops=flops)
 
 
-def pair_batch(pixels: torch.Tensor, captions: list[str]) -> PairBatch:
+def step_flops(model: "DualEncoder", batch: int) -> float:
+    """Return the operations of a step: forward, and twice as many backward."""
+    texts = make_captions(batch)
+    each = (
+        libraries.image_flops(model) * batch + libraries.text_flops(model, texts[:32]) * batch / 32
+    )
+    return 3 * each
+
+
+def paced_course(
+    model: "DualEncoder", optimizer: Any, batch: int, pace: Pace, folder: Path
+) -> tuple[Any, Any]:
+    """Return a course whose batches come when it is told so and that saves nothing; its signals."""
+    from clipkit.data.dataset import Dataset
+    from clipkit.signals import StopSignals
+    from clipkit.train.batches import PairBatches
+    from clipkit.train.checkpoint import CheckpointSettings
+    from clipkit.train.course import Course, Scorings
+    from clipkit.train.feature_cache import FeatureCache
+    from clipkit.train.kept import Selection
+    from clipkit.train.run_log import RunFolder
+
+    losses: list[float] = []
+
+    class Batches(PairBatches):
+        def __init__(self) -> None:
+            self.batch_size = batch
+            self.data, self.process_index, self.process_count = Dataset("noise", ()), 0, 1
+
+        def __len__(self) -> int:
+            return STEPS
+
+        def epoch(self, epoch: int, done: int = 0) -> Iterator["PairBatch"]:
+            for step in range(done, STEPS):
+                made = pair_batch(*pairs_of(step, batch))
+                if not pace.begin():
+                    return
+                yield made
+
+    class Paced(Course):
+        def after_step(self, signal: int) -> None:
+            losses.append(math.nan if self.state.loss is None else self.state.loss)
+            pace.done(list(losses))
+
+    stop = StopSignals()
+    course = Paced(
+        model,
+        Batches(),
+        optimizer,
+        steps=STEPS,
+        scorings=Scorings(()),
+        selection=Selection(),
+        settings=CheckpointSettings(),
+        cache=FeatureCache(folder / "cache"),
+        run=RunFolder(folder / "run"),
+        stop=stop,
+        identity=("noise", "random"),
+    )
+    return course, stop
+
+
+def pair_batch(pixels: "torch.Tensor", captions: list[str]) -> "PairBatch":
     """Return a batch as the loop wants it."""
+    import torch
+
+    from clipkit.data.dataset import text_key
+    from clipkit.train.batches import PairBatch
+
     rows = torch.arange(len(captions))
     keys = torch.tensor([text_key(caption) for caption in captions])
     return PairBatch(pixels, captions, rows, None, rows, keys)
 
 
-def run_clipkit(precision: str, weights: str, made: list[Made], pace: Pace) -> None:
-    """Train by `take_steps`, set up as `fit` does."""
-    model = load(f"open_clip:{ARCHITECTURE}/{weights}?activation=gelu")
-    accelerator = make_accelerator(precision, find_unused_parameters=False)
-    pairs = Pairs(model, cached_images=False)
-    model.train()
-    wrapped, prepared = accelerator.prepare(pairs, build_optimizer(model, OPTIM))
-    batches = Batches([pair_batch(*pair) for pair in made], pace)
-    with tempfile.TemporaryDirectory() as folder, StopSignals() as stop:
-        course = Paced(
+def by_open_clip(batch: int, lora: bool, **which: str) -> Work:
+    """`train_one_epoch`, set up as `open_clip_train.main` does."""
+    import open_clip
+    import torch
+    from open_clip_train.params import parse_args  # type: ignore[import-untyped]
+    from open_clip_train.scheduler import cosine_lr  # type: ignore[import-untyped]
+    from open_clip_train.train import train_one_epoch  # type: ignore[import-untyped]
+
+    from clipkit.data.preprocess import normalize
+
+    device, settings = which["device"], optim()
+    model, _, tokenizer = libraries.open_clip(**{**which, "precision": "float32"})
+    model.output_dict = True
+    micro = min(batch, MICRO)
+    told = f"--model {ARCHITECTURE} --precision {which['precision']} --batch-size {micro}"
+    told += f" --device {device} --log-every-n-steps 1 --grad-clip-norm {settings.clip_norm}"
+    told += f" --accum-freq {batch // micro}"
+    args = parse_args(told.split())
+    args.distill, args.rank, args.world_size, args.wandb = False, 0, 1, False
+    optimizer = torch.optim.AdamW(
+        open_clip_groups(model, settings.weight_decay),
+        lr=settings.lr,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+    )
+    scheduler = cosine_lr(optimizer, settings.lr, settings.warmup_steps, STEPS)
+    images = clip_images()
+
+    class Data:
+        """What `train_one_epoch` wants to know of data, and of who hears what a step came to."""
+
+        num_batches, num_samples = STEPS * batch // micro, STEPS * batch
+
+        def __init__(self, pace: Pace) -> None:
+            self.pace, self.dataloader = pace, self
+            self.losses: list[float] = []
+
+        def set_epoch(self, epoch: int) -> None:
+            """There is one."""
+
+        def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            for step in range(STEPS):
+                pixels, captions = pairs_of(step, batch)
+                ready, tokens = normalize(pixels, images).contiguous(), tokenizer(captions)
+                if not self.pace.begin():
+                    return
+                yield from zip(ready.split(micro), tokens.split(micro), strict=True)
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            """Hear what is meant for tensorboard."""
+            if name == "train/loss":
+                self.losses.append(value)
+                self.pace.done(list(self.losses))
+
+    def loop(pace: Pace) -> None:
+        data = Data(pace)
+        train_one_epoch(
             model,
-            Feed(batches),
-            prepared,
-            steps=len(made),
-            scorings=Scorings(()),
-            selection=Selection(),
-            settings=CheckpointSettings(),
-            cache=FeatureCache(Path(folder) / "cache"),
-            run=RunFolder(Path(folder) / "run"),
-            stop=stop,
-            identity=("noise", "random"),
-        )
-        course.pace = pace
-        take_steps(
-            course,
-            GradCache(accelerator, pairs, wrapped, micro_batch_size=None),
-            StepObjective(Objective(ClipLoss())),
-            prepared,
-            optim=OPTIM,
-            seed=0,
-            class_directions=None,
-            tell=Teller(course, duplicates="positive"),
+            {"train": data},
+            open_clip.ClipLoss(),
+            0,
+            optimizer,
+            None,
+            scheduler,
+            None,
+            args,
+            tb_writer=data,
         )
 
+    return Work(loop=loop)
 
-def open_clip_optimizer(model: torch.nn.Module) -> torch.optim.AdamW:
-    """Make the optimiser as `open_clip_train.main` does."""
+
+def clip_images() -> Any:
+    """Return CLIP's mean and deviation of pixels."""
+    from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
+    from clipkit.types import Preprocessing
+
+    return Preprocessing(224, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+
+
+def open_clip_groups(model: "torch.nn.Module", weight_decay: float) -> list[dict[str, Any]]:
+    """Return parameters by weight decay as `open_clip_train.main` has them."""
     parts: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
         plain = any(word in name for word in ("bn", "ln", "bias", "logit_scale"))
         parts[parameter.ndim < 2 or plain].append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": parts[True], "weight_decay": 0.0},
-            {"params": parts[False], "weight_decay": OPTIM.weight_decay},
-        ],
-        lr=OPTIM.lr,
-        betas=(OPTIM.beta1, OPTIM.beta2),
-        eps=OPTIM.eps,
+    return [
+        {"params": parts[True], "weight_decay": 0.0},
+        {"params": parts[False], "weight_decay": weight_decay},
+    ]
+
+
+def by_sentence_transformers(batch: int, lora: bool, **which: str) -> Work:
+    """Its trainer, with its ranking loss in both directions."""
+    from PIL import Image
+    from sentence_transformers import (
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
     )
+    from sentence_transformers.sentence_transformer import losses as library
+    from torch.utils.data import DataLoader
+    from transformers import TrainerCallback
 
+    model = libraries.sentence_transformers(**which)
+    if lora:
+        from peft import LoraConfig
 
-class OpenClipData:
-    """What `train_one_epoch` wants to know of data, and of who hears what a step came to."""
-
-    def __init__(self, made: list[Made], pace: Pace) -> None:
-        """Prepare tensors."""
-        tokenizer, settings = open_clip.get_tokenizer(ARCHITECTURE), OPEN_CLIP_IMAGES
-        self.batches = [
-            (normalize(pixels, settings).contiguous(), tokenizer(captions))
-            for pixels, captions in made
-        ]
-        self.pace, self.dataloader = pace, self
-        self.num_batches, self.num_samples = len(made), len(made) * len(made[0][1])
-
-    def set_epoch(self, epoch: int) -> None:
-        """There is one."""
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield the batches."""
-        return self.pace.wait(self.batches)
-
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        """Hear what is meant for tensorboard."""
-        if name == "train/loss":
-            self.pace.done(value)
-
-
-def run_open_clip(precision: str, weights: str, made: list[Made], pace: Pace) -> None:
-    """Train by `train_one_epoch`, set up as `open_clip_train.main` does."""
-    model = open_clip.create_model(ARCHITECTURE, pretrained=weights, output_dict=True)
-    told = f"--model {ARCHITECTURE} --precision {precision} --batch-size {len(made[0][1])}"
-    told += f" --device cpu --log-every-n-steps 1 --grad-clip-norm {OPTIM.clip_norm}"
-    args = parse_args(told.split())
-    args.distill, args.rank, args.world_size, args.wandb = False, 0, 1, False
-    optimizer, data = open_clip_optimizer(model), OpenClipData(made, pace)
-    scheduler = cosine_lr(optimizer, OPTIM.lr, OPTIM.warmup_steps, len(made))
-    loss = open_clip.ClipLoss()
-    train_one_epoch(
-        model, {"train": data}, loss, 0, optimizer, None, scheduler, None, args, tb_writer=data
-    )
-
-
-def run_one(name: str, weights: str, given: argparse.Namespace) -> None:
-    """Train in this process: a step for each line that comes in, or a few under the profiler."""
-    torch.set_num_threads(given.threads)
-    run = run_open_clip if name.startswith("open_clip") else run_clipkit
-    if not given.profile:
-        made = [pairs_of(step, given.batch) for step in range(given.steps + 1)]
-        run(CONTENDERS[name], weights, made, Pace(sys.stdin))
-        return
-    made = [pairs_of(step, given.batch) for step in range(PROFILED)]
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        run(CONTENDERS[name], weights, made, Pace(repeat("")))
-    table = profiled.key_averages().table(sort_by="self_cpu_time_total", row_limit=25)
-    sys.stdout.write(f"{name}, {PROFILED} steps\n{table}\n")
-
-
-class Contender:
-    """A process that takes a step when it is told to."""
-
-    def __init__(self, name: str, weights: str, given: argparse.Namespace) -> None:
-        """Start it."""
-        command = [sys.executable, "-m", "tests.benchmarks.train_step", "--one", name]
-        for option in ("steps", "batch", "threads"):
-            command += [f"--{option}", str(getattr(given, option))]
-        self.name = name
-        self.process = subprocess.Popen(
-            [*command, "--weights", weights],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(given.threads)},
+        linear = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
+        model.add_adapter(LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=linear))
+    ways: Any = {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
+    if batch > MICRO:
+        loss = library.CachedMultipleNegativesRankingLoss(
+            model, scale=SCALE, mini_batch_size=MICRO, **ways
         )
-        self.steps: list[tuple[float, float, float]] = []
+    else:
+        loss = library.MultipleNegativesRankingLoss(model, scale=SCALE, **ways)
+    rows = []
+    for step in range(1 + 4):
+        pixels, captions = pairs_of(step, batch)
+        shown = [Image.fromarray(one.numpy()) for one in pixels]
+        rows += [{"image": a, "text": b} for a, b in zip(shown, captions, strict=True)]
 
-    def step(self) -> None:
-        """Have it take a step, and keep seconds on the clock, CPU seconds and the loss."""
-        if self.process.stdin is None or self.process.stdout is None:
-            raise RuntimeError("the process has no pipes")
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        clock, cpu, loss = map(float, self.process.stdout.readline().split())
-        self.steps.append((clock, cpu, loss))
+    class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
+        """Takes the rows in their order."""
 
-    def median(self, what: int) -> float:
-        """Return the median of all steps but the first."""
-        return statistics.median(step[what] for step in self.steps[1:])
+        def get_train_dataloader(self) -> Any:
+            return DataLoader(rows, batch_size=batch, collate_fn=self.data_collator)  # type: ignore[arg-type]
 
+        def compute_loss(self, *given: Any, **named: Any) -> Any:
+            found = super().compute_loss(*given, **named)
+            self.last = float((found[0] if isinstance(found, tuple) else found).detach())
+            return found
 
-def race(names: Sequence[str], weights: str, given: argparse.Namespace) -> None:
-    """Have two train in turn, and print what they took, and the ratios of their steps."""
-    peer, ours = runs = [Contender(name, weights, given) for name in names]
-    try:
-        for _ in range(given.steps + 1):
-            for run in runs:
-                run.step()
-    finally:
-        for run in runs:
-            run.process.kill()
-            run.process.wait()
-    columns, steps = [], list(zip(peer.steps, ours.steps, strict=True))
-    for what in (0, 1):
-        ratio = statistics.median(a[what] / b[what] for a, b in steps[1:])
-        columns.append(f"{peer.median(what):9.2f} {ours.median(what):8.2f} {ratio:6.2f}")
-    difference = max(abs(a[2] - b[2]) for a, b in steps)
-    sys.stdout.write(
-        f"{peer.name:18} {ours.name:18} {' '.join(columns)}   {difference:.1e},"
-        f" {steps[0][1][2]:.2f} to {steps[-1][1][2]:.2f}\n"
-    )
-    sys.stdout.flush()
-    if names == DUELS["float32"] and difference > TOLERANCE:
-        raise SystemExit(f"the work is not equal: losses differ by {difference:.1e}")
+    def loop(pace: Pace) -> None:
+        values: list[float] = []
 
+        class Step(TrainerCallback):  # type: ignore[misc]
+            def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                control.should_training_stop = not pace.begin()
 
-def main() -> None:
-    """Draw weights, and measure."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--duel", nargs="+", choices=DUELS, default=list(DUELS))
-    parser.add_argument("--profile", choices=CONTENDERS)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("--weights", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.one:
-        run_one(given.one, given.weights, given)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        weights = f"{folder}/weights.pt"
-        torch.manual_seed(0)
-        torch.save(open_clip.create_model(ARCHITECTURE).state_dict(), weights)
-        if given.profile:
-            run_one(given.profile, weights, given)
-            return
-        sys.stdout.write(
-            f"{ARCHITECTURE}, batch {given.batch}, {given.threads} threads, medians of"
-            f" {given.steps} steps\n"
-            "                                            seconds   ratio"
-            "            CPU s   ratio   losses\n"
-        )
-        for name in given.duel:
-            race(DUELS[name], weights, given)
+            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                values.append(trainer.last)
+                pace.done(list(values))
 
+        settings = optim()
+        with tempfile.TemporaryDirectory() as folder:
+            args = SentenceTransformerTrainingArguments(
+                output_dir=folder,
+                per_device_train_batch_size=batch,
+                max_steps=STEPS,
+                learning_rate=settings.lr,
+                weight_decay=settings.weight_decay,
+                adam_beta1=settings.beta1,
+                adam_beta2=settings.beta2,
+                adam_epsilon=settings.eps,
+                max_grad_norm=settings.clip_norm,
+                warmup_steps=settings.warmup_steps,
+                lr_scheduler_type="cosine",
+                bf16=which["precision"] == "bf16",
+                use_cpu=which["device"] == "cpu",
+                save_strategy="no",
+                logging_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+            )
+            from datasets import Dataset
 
-if __name__ == "__main__":
-    main()
+            trainer = Trainer(
+                model=model,
+                args=args,
+                train_dataset=Dataset.from_list([{"image": "", "text": ""}]),
+                loss=loss,
+                callbacks=[Step()],
+            )
+            trainer.train()
+
+    return Work(loop=loop)

@@ -1,86 +1,105 @@
-"""A classifier's head from class names and prompts: clipkit beside open_clip, one model, one work.
+"""A classifier's head from class names and prompts, with one model.
 
-    python -m tests.benchmarks.zero_shot_head [--names 60] [--repeats 3] [--whole]
-
-ViT-B/32 with random weights in float32; ImageNet's class names, evenly picked, in the 80 prompts of
-the CLIP paper. Both heads are compared before time is: they must be equal to 1e-5. With `--whole`
-clipkit also makes the head of all 1,000 names, and then reads it from its cache.
+ImageNet's class names, evenly picked, in the 80 prompts of the CLIP paper; time goes with the
+number of names, of which `--whole` takes all 1,000. The heads are compared.
 """
 
-import argparse
-import os
-import statistics
-import sys
-import tempfile
-import time
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+from tests.benchmarks import libraries
+from tests.benchmarks.compare import same_direction
+from tests.benchmarks.harness import Bench, Contender
+from tests.benchmarks.peers import clip_benchmark
+from tests.benchmarks.worker import Work
 
-import open_clip
-import torch
-from torch import Tensor
-
-from clipkit.classify.head import class_features, kept_class_features
-from clipkit.encode import encode_texts
-from clipkit.imagenet import imagenet_class_names, imagenet_templates
-from clipkit.models import load
-from clipkit.models.states import open_clip_state
+if TYPE_CHECKING:
+    import numpy as np
 
 ARCHITECTURE = "ViT-B-32"
-TOLERANCE = 1e-5
+COUNTED = 100
 
 
-def main() -> None:
-    """Make the heads in turn."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--names", type=int, default=60)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--whole", action="store_true")
-    options = parser.parse_args()
-    model = load(f"open_clip:{ARCHITECTURE}@random")
-    peer = open_clip.create_model(ARCHITECTURE, force_custom_text=True).eval()
-    peer.load_state_dict(open_clip_state(model))
-    tokenizer = open_clip.get_tokenizer(ARCHITECTURE)
-    every = imagenet_class_names()
-    names = list(every[:: max(1, len(every) // options.names)][: options.names])
-    templates = list(imagenet_templates())
-    jobs: dict[str, Callable[[], Tensor]] = {
-        "clipkit": lambda: class_features(
-            [(name,) for name in names], templates, lambda texts: encode_texts(model, texts)
-        ),
-        "open_clip": lambda: (
-            open_clip.build_zero_shot_classifier(peer, tokenizer, names, templates).T
-        ),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(options.repeats):
-        made = {}
-        for name, job in jobs.items():
-            start = time.perf_counter()
-            made[name] = job()
-            seconds[name].append(time.perf_counter() - start)
-        difference = float((made["clipkit"] - made["open_clip"]).abs().max())
-        if difference > TOLERANCE:
-            raise SystemExit(f"the work is not equal: heads differ by {difference:.1e}")
-        sys.stdout.write(
-            f"{len(names)} names x {len(templates)}: clipkit {seconds['clipkit'][-1]:.1f} s,"
-            f" open_clip {seconds['open_clip'][-1]:.1f} s, largest difference {difference:.0e}\n"
+def run(bench: Bench) -> None:
+    """Race."""
+    for device in bench.devices:
+        names = bench.pick(2, 10, 1000) if device == "cpu" else bench.pick(20, 200, 1000)
+        made = libraries.contenders(
+            bench, "zero_shot_head", ARCHITECTURE, device, ("open_clip", "clipkit"), names=names
         )
-        sys.stdout.flush()
-    mine, theirs = (statistics.median(seconds[name]) for name in jobs)
-    sys.stdout.write(f"ratio of medians: {theirs / mine:.2f}\n")
-    if options.whole:
-        with tempfile.TemporaryDirectory() as folder:
-            os.environ["CLIPKIT_CACHE"] = folder
-            for what in ("encoded", "read from the cache"):
-                start = time.perf_counter()
-                kept_class_features(model, [(name,) for name in every], templates)
-                took = time.perf_counter() - start
-                sys.stdout.write(f"all {len(every)} names, {what}: {took:.1f} s\n")
-                sys.stdout.flush()
+        peer = made[0]
+        bench.race(
+            f"zero-shot head, {names} classes x 80 prompts{libraries.on(device)}",
+            [
+                *made[:2],
+                Contender(
+                    "CLIP_benchmark", "zero_shot_head:by_clip_benchmark", peer.given, device=device
+                ),
+                *made[2:],
+            ],
+            amount=names * 80,
+            unit="prompts",
+            compare=same_direction(0.9999),
+            rounds=bench.pick(1, 2, 1),
+            warm=False,
+        )
 
 
-if __name__ == "__main__":
-    torch.manual_seed(0)
-    main()
+def chosen(names: int) -> tuple[list[str], list[str]]:
+    """Return class names and prompts."""
+    from clipkit.imagenet import imagenet_class_names, imagenet_templates
+
+    every = imagenet_class_names()
+    return list(every[:: len(every) // names][:names]), list(imagenet_templates())
+
+
+def by_clipkit(names: int, **which: str) -> Work:
+    """The classifier's own, without its cache."""
+    from clipkit.classify.head import class_features
+    from clipkit.encode import encode_texts
+
+    model = libraries.clipkit(**which)
+    classes, templates = chosen(names)
+
+    def head(of: list[str]) -> "np.ndarray":
+        groups = [(name,) for name in of]
+        return class_features(groups, templates, lambda texts: encode_texts(model, texts)).numpy()
+
+    texts = [template.replace("{}", name) for name in classes for template in templates]
+    some = texts[:: max(1, len(texts) // COUNTED)]
+    flops = libraries.text_flops(model, some) * len(texts) / len(some)
+    head(classes[:1])
+    return Work(lambda: head(classes), flops=flops)
+
+
+def by_open_clip(names: int, **which: str) -> Work:
+    """Its `build_zero_shot_classifier`."""
+    from open_clip import build_zero_shot_classifier
+
+    model, _, tokenizer = libraries.open_clip(**which)
+    classes, templates = chosen(names)
+
+    def head(of: list[str]) -> "np.ndarray":
+        made = build_zero_shot_classifier(model, tokenizer, of, templates, device=which["device"])
+        found: np.ndarray = made.T.float().cpu().numpy()
+        return found
+
+    head(classes[:1])
+    return Work(lambda: head(classes))
+
+
+def by_clip_benchmark(names: int, **which: str) -> Work:
+    """Its `zero_shot_classifier`, with open_clip's model."""
+    module = clip_benchmark("zeroshot_classification")
+    model, _, tokenizer = libraries.open_clip(**which)
+    classes, templates = chosen(names)
+    prompts = [template.replace("{}", "{c}") for template in templates]
+
+    def head(of: list[str]) -> "np.ndarray":
+        made = module.zero_shot_classifier(
+            model, tokenizer, of, prompts, which["device"], amp=False
+        )
+        found: np.ndarray = made.T.float().cpu().numpy()
+        return found
+
+    head(classes[:1])
+    return Work(lambda: head(classes))

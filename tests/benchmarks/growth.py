@@ -1,0 +1,183 @@
+"""Ever more rows: what reading, export and search take, in time and in memory.
+
+Reading opens a parquet file with nothing cached, and goes through all of its rows in a shuffled
+order, as an epoch does, without decoding pictures. Export has a tiny image tower, so that what is
+measured is all the rest. Search asks for the ten nearest of ten queries, one by one, exactly.
+Seconds should grow no faster than rows, and memory hardly.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.benchmarks.harness import Bench, Contender, Row, spread
+from tests.benchmarks.worker import Work
+
+PICTURES, LINKS, PIECE = 100, "abcd", 250_000
+DIM, QUERIES = 512, 10
+
+
+def run(bench: Bench) -> None:
+    """Measure."""
+    grow(
+        bench,
+        "growth: reading rows",
+        "read",
+        bench.pick((1_000, 100_000), (1_000, 10_000, 100_000, 1_000_000), (1_000_000, 10_000_000)),
+        lambda rows: {"table": str(bench.prepare("growth:write_table", rows=rows))},
+    )
+    grow(
+        bench,
+        "growth: export with a tiny model",
+        "export",
+        bench.pick((500, 2_000), (1_000, 5_000, 25_000), (1_000, 100_000, 1_000_000)),
+        lambda rows: {
+            "table": str(bench.prepare("growth:write_table", rows=rows)),
+            "few": str(bench.prepare("growth:write_table", rows=100)),
+            "out": str(bench.folder / f"store{rows}"),
+        },
+        warm=False,
+    )
+    grow(
+        bench,
+        "growth: exact search",
+        "search",
+        bench.pick((1_000, 50_000), (1_000, 10_000, 100_000, 1_000_000)),
+        lambda rows: {"store": str(bench.prepare("growth:write_store", rows=rows))},
+    )
+
+
+def grow(
+    bench: Bench,
+    job: str,
+    function: str,
+    sizes: Sequence[int],
+    given: Callable[[int], dict[str, Any]],
+    warm: bool = True,
+) -> None:
+    """Measure one job at each size, and note how it grows."""
+    before: Row | None = None
+    for rows in sizes:
+        contender = Contender(f"clipkit, {rows:,} rows", f"growth:{function}", given(rows))
+        (row,) = bench.race(
+            job,
+            [contender],
+            amount=rows,
+            unit="rows",
+            rounds=bench.pick(1, 3) if warm else 1,
+            warm=warm,
+        )
+        if before is not None and before.counts and row.counts:
+            more = row.amount / before.amount
+            longer = spread(row.seconds)[0] / spread(before.seconds)[0]
+            row.note = (
+                f"{before.amount:,.0f} to {row.amount:,.0f} rows: {more:.0f} times as many,"
+                f" {longer:.1f} times as long, {before.memory_mb:.0f} to {row.memory_mb:.0f} MB."
+            )
+        before = row
+
+
+def name(row: int) -> str:
+    """Return a path that no other row has, of pictures in a folder that leads back to itself."""
+    rest, picture = divmod(row, PICTURES)
+    parts = []
+    while rest:
+        rest, digit = divmod(rest, len(LINKS))
+        parts.append(LINKS[digit])
+    return "/".join([*parts, f"{picture}.jpg"])
+
+
+def pieces(rows: int) -> Iterator[list[dict[str, str]]]:
+    """Yield rows, some at a time."""
+    for start in range(0, rows, PIECE):
+        yield [
+            {
+                "image": name(row),
+                "caption": f"a photo of thing number {row} in a place of kind {row % 977}",
+                "url": f"https://example.org/{row}",
+            }
+            for row in range(start, min(start + PIECE, rows))
+        ]
+
+
+def write_table(folder: str, rows: int) -> Work:
+    """Write small pictures, and a parquet file of rows that name them."""
+
+    def go() -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+        from PIL import Image
+
+        rng = np.random.default_rng(0)
+        for number in range(PICTURES):
+            small = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+            Image.fromarray(small).resize((128, 96)).save(f"{folder}/{number}.jpg")
+        for link in LINKS:
+            (Path(folder) / link).symlink_to(".")
+        schema = pa.schema([(column, pa.string()) for column in ("image", "caption", "url")])
+        with pq.ParquetWriter(f"{folder}/rows.parquet", schema) as writer:
+            for piece in pieces(rows):
+                writer.write_table(pa.Table.from_pylist(piece, schema))
+
+    return Work(go)
+
+
+def read(table: str) -> Work:
+    """Open a table and look at each row."""
+    from clipkit.data import load_data
+
+    cache = f"{table}/cache"
+    os.environ["CLIPKIT_CACHE"] = cache
+
+    def go() -> float:
+        data = load_data(f"{table}/rows.parquet")
+        letters = 0
+        for row in np.random.default_rng(0).permutation(len(data)).tolist():
+            letters += len(data[row].captions[0])
+        return float(letters)
+
+    return Work(go, before=lambda: shutil.rmtree(cache, ignore_errors=True))
+
+
+def export(table: str, few: str, out: str) -> Work:
+    """Embed a table's pictures."""
+    import clipkit
+    from clipkit.models import fresh_towers
+
+    model = fresh_towers("test_resnet.r160_in1k", size=64, text_width=64, text_layers=1, dim=64)
+    clipkit.embed(model, f"{few}/rows.parquet", f"{out}-few")
+
+    def go() -> None:
+        store = clipkit.embed(model, f"{table}/rows.parquet", out)
+        if not len(store):
+            raise ValueError("the store is empty")
+
+    return Work(go, before=lambda: shutil.rmtree(out, ignore_errors=True))
+
+
+def write_store(folder: str, rows: int) -> Work:
+    """Write a store of random embeddings."""
+    from tests.benchmarks.search import make_store
+
+    def go() -> None:
+        make_store(Path(folder) / "store", "random", rows, DIM)
+
+    return Work(go)
+
+
+def search(store: str) -> Work:
+    """Ask for the ten nearest."""
+    from clipkit.embed.store import EmbeddingStore
+
+    opened = EmbeddingStore(f"{store}/store")
+    queries = np.random.default_rng(1).standard_normal((QUERIES, DIM))
+
+    def go() -> None:
+        for query in queries:
+            opened.search(query, k=10)
+
+    return Work(go)

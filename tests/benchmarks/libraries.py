@@ -1,0 +1,113 @@
+"""One model of random weights as each library loads it, and who can work with it."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tests.benchmarks.harness import Bench, Contender
+from tests.benchmarks.inputs import model_folder
+
+if TYPE_CHECKING:
+    from clipkit.models import DualEncoder
+
+WHO = {
+    "open_clip": ("by_open_clip", ("float32", "bf16")),
+    "transformers": ("by_transformers", ("float32",)),
+    "sentence-transformers": ("by_sentence_transformers", ("float32",)),
+    "clipkit": ("by_clipkit", ("float32", "auto")),
+}
+
+
+def on(device: str) -> str:
+    """Return what a job on a device is called besides."""
+    return "" if device == "cpu" else ", GPU"
+
+
+def contenders(
+    bench: Bench,
+    job: str,
+    architecture: str,
+    device: str,
+    who: Sequence[str] = tuple(WHO),
+    **given: Any,
+) -> list[Contender]:
+    """Return who can do a job with a model of open_clip, in which precisions.
+
+    Args:
+        bench: makes the model.
+        job: the module, which has `by_open_clip` and so on.
+        architecture: open_clip's name.
+        device: "cpu" or "cuda".
+        who: libraries that the job has functions for.
+        given: to these functions, besides `folder`, `architecture`, `device` and `precision`.
+    """
+    folder = model_folder(bench, architecture)
+    mobile = architecture.startswith("MobileCLIP")  # neither of them has it
+    names = [name for name in who if not (mobile and "transformers" in name)]
+    told = {**given, "folder": folder, "architecture": architecture, "device": device}
+    return [
+        Contender(
+            f"{name} {precision}",
+            f"{job}:{WHO[name][0]}",
+            {**told, "precision": precision},
+            precision="float32" if precision == "float32" else "bf16",
+            device=device,
+        )
+        for name in names
+        for precision in WHO[name][1]
+    ]
+
+
+def clipkit(folder: str, architecture: str, device: str, precision: str) -> "DualEncoder":
+    """Load it as clipkit does."""
+    from clipkit.models import load
+
+    return load(f"{folder}/clipkit", precision=precision, device=device)  # type: ignore[arg-type]
+
+
+def open_clip(folder: str, architecture: str, device: str, precision: str) -> tuple[Any, Any, Any]:
+    """Load it as open_clip does; return the model, the transform for evaluation, the tokenizer."""
+    import open_clip as library
+
+    kind = {"float32": "fp32", "bf16": "pure_bf16"}[precision]
+    model, _, transform = library.create_model_and_transforms(
+        architecture, pretrained=f"{folder}/open_clip.pt", precision=kind, device=device
+    )
+    return model.eval(), transform, library.get_tokenizer(architecture)
+
+
+def transformers(folder: str, architecture: str, device: str, precision: str) -> tuple[Any, Any]:
+    """Load it as transformers does; return the model and its processor."""
+    from transformers import AutoModel, AutoProcessor
+
+    model = AutoModel.from_pretrained(f"{folder}/transformers").eval().to(device)
+    return model, AutoProcessor.from_pretrained(f"{folder}/transformers")
+
+
+def sentence_transformers(folder: str, architecture: str, device: str, precision: str) -> Any:
+    """Load it as sentence-transformers does."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(f"{folder}/transformers", device=device)
+
+
+def image_flops(model: "DualEncoder") -> float:
+    """Return the operations that one image needs."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    size = model.preprocessing.size
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model.encode_image(torch.zeros(1, 3, size, size, device=model.device))
+    return float(counter.get_total_flops())
+
+
+def text_flops(model: "DualEncoder", texts: Sequence[str]) -> float:
+    """Return the operations that texts need, each no longer than it is."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        for text in texts:
+            tokens = model.tokenize([text])
+            model.encode_text({name: one.to(model.device) for name, one in tokens.items()})
+    return float(counter.get_total_flops())
