@@ -22,7 +22,7 @@ from tests.benchmarks.worker import Work
 if TYPE_CHECKING:
     from torch import Tensor
 
-BATCH, WORKERS, SHARD_ROWS, SIDE = 64, 2, 200, 16
+BATCH, WORKERS, SHARD_ROWS, SIDE = 64, 2, 64, 16
 SOURCES = {
     "csv": ("open_clip",),
     "shards": ("open_clip", "webdataset"),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-DIM, SCALE, SMALL = 512, 30.0, 64
+DIM, SCALE, SMALL, ROWS = 512, 30.0, 64, 1024
 MATRICES = 5
 """Of batch x batch, that open_clip's holds at once."""
 
@@ -69,7 +69,8 @@ def stepping(loss: "Loss", batch: int, device: str) -> Work:
         images, texts = given
         images.grad = texts.grad = None
         value = loss(images, texts, torch.tensor(SCALE, device=device))
-        value.backward()
+        if value.requires_grad:  # else it has gone backward itself, chunk by chunk
+            value.backward()
         found = {"value": value.detach(), "images": images.grad, "texts": texts.grad}
         return {name: one.cpu().numpy() for name, one in found.items() if one is not None}
 
@@ -103,17 +104,22 @@ def by_clipkit(batch: int, device: str) -> Work:
 
 
 def by_sentence_transformers(batch: int, device: str) -> Work:
-    """The loss in its `CachedMultipleNegativesRankingLoss`, both ways, 1,024 rows at a time."""
+    """The loss in its `CachedMultipleNegativesRankingLoss`, both ways, some rows at a time."""
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+    from torch import nn
 
     loss = CachedMultipleNegativesRankingLoss(
-        None,
+        nn.Sequential(nn.Identity()),
         scale=SCALE,
-        mini_batch_size=1024,
+        mini_batch_size=ROWS,
         directions=("query_to_doc", "doc_to_query"),
         partition_mode="per_direction",
     )
-    # `backward` is its own, chunk by chunk, and leaves gradients where the chunks' ends are.
-    return stepping(
-        lambda images, texts, _: loss.calculate_loss([[images], [texts]]), batch, device
-    )
+
+    def value(images: "Tensor", texts: "Tensor", scale: "Tensor") -> "Tensor":
+        # As its `forward` asks for it, which goes backward here too.
+        sides = [list(side.split(ROWS)) for side in (images, texts)]
+        found: Tensor = loss.calculate_loss(sides, with_backward=True)
+        return found.detach()
+
+    return stepping(value, batch, device)

@@ -43,7 +43,7 @@ def features(images: int, captions: int) -> "tuple[np.ndarray, np.ndarray]":
     rng = np.random.default_rng(0)
     pictures = rng.standard_normal((images, DIM), dtype=np.float32)
     noise = rng.standard_normal((images * captions, DIM), dtype=np.float32)
-    texts = pictures.repeat(captions, 0) + 5 * noise
+    texts = pictures.repeat(captions, 0) + 8 * noise
     return unit(pictures), unit(texts)
 
 

@@ -199,7 +199,7 @@ def paced_course(
             for step in range(done, STEPS):
                 made = pair_batch(*pairs_of(step, batch))
                 if not pace.begin():
-                    return
+                    raise SystemExit(0)  # the loop would ask again
                 yield made
 
     class Paced(Course):
@@ -342,10 +342,13 @@ def by_sentence_transformers(batch: int, lora: bool, **which: str) -> Work:
 
     model = libraries.sentence_transformers(**which)
     if lora:
-        from peft import LoraConfig
+        from peft import LoraConfig, inject_adapter_in_model
 
         linear = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
-        model.add_adapter(LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=linear))
+        # Its `add_adapter` asks for a newer peft than there need be.
+        settings = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=linear)
+        inner = next(part for part in model.modules() if hasattr(part, "base_model_prefix"))
+        inject_adapter_in_model(settings, inner)
     ways: Any = {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
     if batch > MICRO:
         loss = library.CachedMultipleNegativesRankingLoss(
