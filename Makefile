@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := $(VENV)/peers
+PIP := python -m pip install --quiet --no-compile --disable-pip-version-check
 DEMO := demo
 PHOTO_LABELS := cat,cup of coffee,motorcycle,rocket,horse,astronaut,moon,brick wall,coins
 EMOJI_LABELS := animal,food,flag,vehicle,face,clothing,sport,musical instrument,plant
@@ -11,20 +13,20 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install format check test test-all bench demo
+.PHONY: help install format check test test-all peers bench bench-quick demo
 
 help:  ## List the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -e '.[demo]'
+	$(BIN)/$(PIP) -e '.[demo]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -e '.[dev]'
+	$(BIN)/$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.demo
 
 install: $(VENV)/.dev  ## Make .venv with everything that the tests need
@@ -45,8 +47,27 @@ test: check  ## Check, and run the tests (minutes)
 test-all: check  ## Also run the tests that take long
 	$(BIN)/pytest -q -n 2 -m 'not gpu'
 
-bench: $(VENV)/.dev  ## Measure speed side by side with a peer
+# Peers that clash with clipkit: clip-retrieval has its own versions of what it needs, and what it
+# does not name, such as torch, from .venv. Whoever cannot be had is missing from the table.
+$(PEERS)/clip-retrieval/.made: Makefile $(VENV)/.dev
+	$(PYTHON) -m venv $(@D)
+	echo 'import sys; sys.path += ["'$$(realpath $(VENV)/lib/python*/site-packages)'"]' \
+	  > $$(echo $(@D)/lib/python*/site-packages)/clipkit.pth
+	$(@D)/bin/$(PIP) --no-warn-conflicts clip-retrieval==2.45.0 'setuptools<81'
+	@touch $@
+
+$(PEERS)/clip_benchmark/.made: Makefile $(VENV)/.dev
+	$(BIN)/$(PIP) --no-deps --upgrade --target $(@D) clip_benchmark==1.6.2
+	@touch $@
+
+peers: $(VENV)/.dev
+	-$(MAKE) --no-print-directory -k $(PEERS)/clip-retrieval/.made $(PEERS)/clip_benchmark/.made
+
+bench: peers  ## Measure clipkit beside its peers (half an hour): benchmarks.md
 	$(BIN)/python -m tests.benchmarks
+
+bench-quick: peers  ## The same on small sizes (minutes)
+	$(BIN)/python -m tests.benchmarks --quick
 
 demo: $(VENV)/.demo  ## Fine-tune on emoji, classify, export and search, from nothing
 	@echo "== 1. fine-tune the starter on 3,144 emoji and their names; 800 others are held out"

@@ -62,7 +62,7 @@ def stepping(loss: "Loss", batch: int, device: str) -> Work:
     def inputs(size: int) -> "list[Tensor]":
         generator = torch.Generator().manual_seed(0)
         common, image, text = torch.randn(3, size, DIM, generator=generator)
-        sides = (normalize(common + side, dim=1).to(device) for side in (image, text))
+        sides = (normalize(common + 3 * side, dim=1).to(device) for side in (image, text))
         return [side.requires_grad_() for side in sides]
 
     def step(given: "list[Tensor]") -> "dict[str, np.ndarray]":
@@ -106,11 +106,13 @@ def by_clipkit(batch: int, device: str) -> Work:
 def by_sentence_transformers(batch: int, device: str) -> Work:
     """The loss in its `CachedMultipleNegativesRankingLoss`, both ways, some rows at a time."""
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+    from sentence_transformers.util import dot_score
     from torch import nn
 
     loss = CachedMultipleNegativesRankingLoss(
         nn.Sequential(nn.Identity()),
         scale=SCALE,
+        similarity_fct=dot_score,  # features have length 1 already, as the others take them
         mini_batch_size=ROWS,
         directions=("query_to_doc", "doc_to_query"),
         partition_mode="per_direction",
