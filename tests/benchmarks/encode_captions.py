@@ -22,7 +22,7 @@ COUNTED = 64
 
 def run(bench: Bench) -> None:
     """Race, model by model."""
-    for architecture in ("ViT-B-32", "MobileCLIP-S1"):
+    for architecture in bench.pick(("ViT-B-32",), ("ViT-B-32", "MobileCLIP-S1")):
         for device in bench.devices:
             count = bench.pick(32, 128, 1000) if device == "cpu" else bench.pick(512, 4096)
             bench.race(

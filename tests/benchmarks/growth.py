@@ -34,7 +34,7 @@ def run(bench: Bench) -> None:
         bench,
         "growth: export with a tiny model",
         "export",
-        bench.pick((500, 2_000), (1_000, 5_000, 25_000), (1_000, 100_000, 1_000_000)),
+        bench.pick((200, 1_000), (1_000, 5_000, 25_000), (1_000, 100_000, 1_000_000)),
         lambda rows: {
             "table": str(bench.prepare("growth:write_table", rows=rows)),
             "few": str(bench.prepare("growth:write_table", rows=100)),
@@ -46,7 +46,7 @@ def run(bench: Bench) -> None:
         bench,
         "growth: exact search",
         "search",
-        bench.pick((1_000, 50_000), (1_000, 10_000, 100_000, 1_000_000)),
+        bench.pick((1_000, 20_000), (1_000, 10_000, 100_000, 1_000_000)),
         lambda rows: {"store": str(bench.prepare("growth:write_store", rows=rows))},
     )
 

@@ -6,6 +6,7 @@ or is not installed, has a row that says so.
 """
 
 import json
+import math
 import os
 import signal
 import statistics
@@ -28,6 +29,8 @@ from tests.benchmarks.compare import Answer, Compare
 ROOT = Path(__file__).parents[2]
 SECONDS_AT_MOST = 900
 """What no single go may take."""
+ENOUGH = 120
+"""Seconds of a race, but for the sizes that people have, after which no further round begins."""
 
 Scale = Literal["quick", "usual", "whole"]
 
@@ -323,6 +326,7 @@ class Race:
         together: processes stay from round to round; else each round has new ones, so that not all
             are held at once.
         limit: seconds that one go may take.
+        enough: seconds after which no further round begins.
     """
 
     def __init__(
@@ -339,12 +343,13 @@ class Race:
         warm: bool = True,
         together: bool = True,
         limit: float = SECONDS_AT_MOST,
+        enough: float = math.inf,
     ) -> None:
         """Make a row for each."""
         self.contenders = contenders
         self.compare = {"float32": compare, "bf16": compare_bf16 or compare}
         self.rounds, self.goes, self.warm = rounds, goes, warm
-        self.together, self.limit = together, limit
+        self.together, self.limit, self.enough = together, limit, enough
         self.rows = [
             Row(job, one.who, one.device, one.precision, one.is_peer, amount, unit)
             for one in contenders
@@ -355,7 +360,10 @@ class Race:
         """Have them work, in turn."""
         with ExitStack() as stack, tempfile.TemporaryDirectory() as name:
             kept: dict[int, Running] = {}
+            begun = time.perf_counter()
             for turn in range(self.rounds):
+                if turn and time.perf_counter() - begun > self.enough:
+                    break
                 for at, contender in enumerate(self.contenders):
                     if self.rows[at].problem:
                         continue
@@ -481,6 +489,7 @@ class Bench:
 
     def race(self, job: str, contenders: Sequence[Contender], **settings: Any) -> list[Row]:
         """Have contenders race, see `Race`; keep their rows and return them."""
+        settings.setdefault("enough", self.pick(ENOUGH / 4, ENOUGH, math.inf))
         rows = Race(job, contenders, **settings).run()
         self.rows += rows
         if self.told is not None:

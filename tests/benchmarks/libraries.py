@@ -54,6 +54,7 @@ def contenders(
         )
         for name in names
         for precision in WHO[name][1]
+        if bench.scale != "quick" or precision != "bf16"
     ]
 
 

@@ -29,7 +29,7 @@ MATRICES = 5
 def run(bench: Bench) -> None:
     """Race, size by size."""
     for device in bench.devices:
-        sizes = bench.pick((1024, 4096), (1024, 4096, 16384), (1024, 4096, 16384, 32768, 65536))
+        sizes = bench.pick((2048,), (1024, 4096, 16384), (1024, 4096, 16384, 32768, 65536))
         for batch in sizes:
             fits = MATRICES * 4 * batch**2 < psutil.virtual_memory().total / 2
             who = {

@@ -1,8 +1,8 @@
 """From nothing to an answer: import, the command line's help, and one picture classified.
 
-Each is a process of its own, from its start to its end; files are in the page cache, as they are
-when something is run for the second time. The last has a ViT-B/32 of random weights on the disk, a
-photo and three labels.
+Each is a process of its own, from its start to its end; files may be in the page cache, as they are
+when something is run again. The last has a ViT-B/32 of random weights on the disk, a photo and
+three labels.
 """
 
 import json
@@ -76,6 +76,7 @@ def run(bench: Bench) -> None:
         amount=1,
         unit="starts",
         rounds=rounds,
+        warm=False,
     )
     commands = {
         "open_clip_train": [sys.executable, "-m", "open_clip_train.main", "--help"],
@@ -92,6 +93,7 @@ def run(bench: Bench) -> None:
         amount=1,
         unit="starts",
         rounds=rounds,
+        warm=False,
     )
     ready(bench, rounds)
 
@@ -123,4 +125,5 @@ def ready(bench: Bench, rounds: int) -> None:
         unit="starts",
         compare=same_numbers(1e-3),
         rounds=rounds,
+        warm=False,
     )

@@ -123,6 +123,12 @@ def test_without_a_warm_up_the_first_go_counts(tmp_path: Path) -> None:
     assert row.memory_mb is not None
 
 
+def test_no_round_begins_after_enough(tmp_path: Path) -> None:
+    one = [contender("clipkit", "noting", log=str(tmp_path / "log"), who="a")]
+    (row,) = Race("job", one, amount=1, unit="things", rounds=5, enough=0).run()
+    assert len(row.seconds) == 1
+
+
 def test_a_loop_of_its_own_is_paced(tmp_path: Path) -> None:
     log = tmp_path / "log"
     one = [contender("clipkit", "looping", log=str(log))]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from clipkit.train.optim import OptimSettings
 
 ARCHITECTURE = "ViT-B-32"
-MICRO = 32
+MICRO, LARGE = 32, 128
 STEPS = 64
 RANK = 8
 SCALE = 1 / 0.07
@@ -72,11 +72,13 @@ Made = tuple["torch.Tensor", list[str]]
 def run(bench: Bench) -> None:
     """Race: full, with LoRA, and a large batch."""
     for device in bench.devices:
-        on, large = libraries.on(device), bench.pick(64, 128)
+        on = libraries.on(device)
         race(bench, f"training step, batch {MICRO}{on}", device, MICRO, "full")
+        if bench.scale == "quick":
+            continue
         race(bench, f"training step, LoRA, batch {MICRO}{on}", device, MICRO, "lora")
-        job = f"training step, batch {large} by micro-batches of {MICRO}{on}"
-        race(bench, job, device, large, "large")
+        job = f"training step, batch {LARGE} by micro-batches of {MICRO}{on}"
+        race(bench, job, device, LARGE, "large")
 
 
 def race(bench: Bench, job: str, device: str, batch: int, kind: str) -> None:

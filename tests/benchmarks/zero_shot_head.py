@@ -30,11 +30,11 @@ def run(bench: Bench) -> None:
         bench.race(
             f"zero-shot head, {names} classes x 80 prompts{libraries.on(device)}",
             [
-                *made[:2],
+                *[one for one in made if one.is_peer],
                 Contender(
                     "CLIP_benchmark", "zero_shot_head:by_clip_benchmark", peer.given, device=device
                 ),
-                *made[2:],
+                *[one for one in made if not one.is_peer],
             ],
             amount=names * 80,
             unit="prompts",
