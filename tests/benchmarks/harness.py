@@ -63,6 +63,12 @@ class Contender:
         """Whether it is not clipkit."""
         return not self.who.startswith("clipkit")
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its process sees: on the CPU no GPU, which some libraries would take unasked."""
+        hidden = {} if self.device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
+        return {"HF_HUB_OFFLINE": "1", **os.environ, **hidden}
+
 
 @dataclass(slots=True)
 class Row:
@@ -230,6 +236,7 @@ class Running:
                 stderr=log,
                 text=True,
                 cwd=ROOT,
+                env=contender.environment,
                 start_new_session=True,
             )
         try:
@@ -290,7 +297,13 @@ def run_command(contender: Contender, limit: float) -> tuple[dict[str, Any], Ans
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(
-            contender.command, stdout=out, stderr=err, text=True, cwd=ROOT, start_new_session=True
+            contender.command,
+            stdout=out,
+            stderr=err,
+            text=True,
+            cwd=ROOT,
+            env=contender.environment,
+            start_new_session=True,
         )
         with killed_after(process, limit):
             _, status, used = os.wait4(process.pid, 0)
