@@ -29,7 +29,7 @@ from tests.benchmarks.compare import Answer, Compare
 ROOT = Path(__file__).parents[2]
 SECONDS_AT_MOST = 900
 """What no single go may take."""
-ENOUGH = 120
+ENOUGH = 100
 """Seconds of a race, but for the sizes that people have, after which no further round begins."""
 
 Scale = Literal["quick", "usual", "whole"]

@@ -35,6 +35,7 @@ def run(bench: Bench) -> None:
             unit="captions",
             compare=same_numbers(1e-3),
             rounds=bench.pick(1, 3, 5),
+            warm=captions == 1,
         )
 
 

@@ -66,7 +66,7 @@ print((image @ texts.T / 0.07).softmax(-1)[0].tolist())
 
 def run(bench: Bench) -> None:
     """Race."""
-    rounds = bench.pick(1, 3, 5)
+    rounds = bench.pick(1, 2, 5)
     bench.race(
         "import",
         [

@@ -103,6 +103,7 @@ def race(bench: Bench, job: str, device: str, batch: int, kind: str) -> None:
         compare=same_numbers(1e-3),
         compare_bf16=same_numbers(0.05),
         rounds=bench.pick(1, 1 if kind == "large" else 2, 5),
+        goes=1 if kind == "large" else bench.pick(1, 2),
         together=False,
         warm=batch == MICRO,
     )
