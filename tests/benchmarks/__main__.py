@@ -3,9 +3,9 @@
     python -m tests.benchmarks [--quick | --whole] [--only JOB ...] [--out benchmarks.json]
 
 Each job is a module of this folder; the files are written anew after each of them. Modules that are
-no job (few_shot, frozen_tower, search, text_length) have clipkit beside itself, by hand. `--quick`
-has small sizes, one round and fewer peers: it shows that all runs. With `--whole` sizes are those
-that people have (a thousand classes, a million rows), whatever they take: hours.
+no job (few_shot, frozen_tower, learning, search, text_length) have clipkit beside itself, by hand.
+`--quick` has small sizes, one round and fewer peers: it shows that all runs. With `--whole` sizes
+are those that people have (a thousand classes, a million rows), whatever they take: hours.
 """
 
 import argparse

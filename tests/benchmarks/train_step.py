@@ -129,10 +129,12 @@ def by_clipkit(batch: int, lora: bool, **which: str) -> Work:
     """`take_steps`, set up as `fit` does."""
     from clipkit.losses import ClipLoss
     from clipkit.train.grad_cache import GradCache, Pairs
-    from clipkit.train.loop import _Teller, take_steps
+    from clipkit.train.loop import take_steps
     from clipkit.train.objective import Objective
     from clipkit.train.optim import build_optimizer
     from clipkit.train.processes import make_accelerator
+    from clipkit.train.step import StepObjective
+    from clipkit.train.tell import Teller
 
     model = libraries.clipkit(**{**which, "precision": "float32"})
     flops = step_flops(model, batch) if not lora else None
@@ -155,12 +157,12 @@ def by_clipkit(batch: int, lora: bool, **which: str) -> Work:
                 take_steps(
                     course,
                     GradCache(accelerator, pairs, wrapped, micro_batch_size=micro),
-                    Objective(ClipLoss()),
+                    StepObjective(Objective(ClipLoss())),
                     prepared,
                     optim=settings,
                     seed=0,
                     class_directions=None,
-                    tell=_Teller(course, None, None),
+                    tell=Teller(course, duplicates="positive"),
                 )
 
     return Work(loop=loop, flops=flops)
@@ -185,6 +187,7 @@ def paced_course(
     from clipkit.train.checkpoint import CheckpointSettings
     from clipkit.train.course import Course, Scorings
     from clipkit.train.feature_cache import FeatureCache
+    from clipkit.train.feed import Feed
     from clipkit.train.kept import Selection
     from clipkit.train.run_log import RunFolder
 
@@ -213,7 +216,7 @@ def paced_course(
     stop = StopSignals()
     course = Paced(
         model,
-        Batches(),
+        Feed(Batches()),
         optimizer,
         steps=STEPS,
         scorings=Scorings(()),
