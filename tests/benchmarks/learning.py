@@ -77,8 +77,8 @@ TABLES = {
     "hard_negatives": Table(
         (
             Line("random batches", "openmoji_hard_negatives", ("neighbours=null",)),
-            Line("batches of neighbours by name", "openmoji_hard_negatives"),
-            Line("by picture", "openmoji_hard_negatives", ("neighbours.by=image",)),
+            Line("neighbours by picture", "openmoji_hard_negatives"),
+            Line("neighbours by name", "openmoji_hard_negatives", ("neighbours.by=text",)),
             Line(
                 "random batches, hardest negative alone",
                 "openmoji_hard_negatives",

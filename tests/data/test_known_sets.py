@@ -449,6 +449,7 @@ TESTS: dict[str, Callable[..., None]] = {
     "flickr30k": test_flickr30k,
     "flickr8k": test_flickr8k,
     "openmoji": test_openmoji.test_all_of_openmoji,
+    "openmoji_base": test_openmoji.test_variants_stay_on_one_side,
     "skimage_photos": test_pictures_of_packages,
 }
 

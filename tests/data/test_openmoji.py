@@ -72,6 +72,15 @@ def test_all_of_openmoji(tmp_path: Path) -> None:
     assert callable(load_data)
 
 
+@pytest.mark.slow
+def test_variants_stay_on_one_side() -> None:
+    train, test = load_data("openmoji_base@train"), load_data("openmoji_base@test")
+    assert len(test) == 800
+    sides = [{sample.metadata["base"] for sample in side} for side in (train, test)]
+    assert not sides[0] & sides[1]
+    assert len(sides[1]) < len(test)  # there are variants
+
+
 def test_sizes_out_of_range(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="size must be at least 1"):
         load_openmoji(size=0, cache_dir=tmp_path)
