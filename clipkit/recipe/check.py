@@ -11,7 +11,7 @@ from clipkit.evaluate import EVALUATORS
 from clipkit.losses import LOSSES
 from clipkit.models import DualEncoder, fresh_towers, load, paired_towers, starter_towers
 from clipkit.models.trainable import TRAINABLE, Trainable
-from clipkit.recipe.check_views import check_also, check_views
+from clipkit.recipe.check_views import check_also, check_used, check_views
 from clipkit.recipe.plan import Plan
 from clipkit.recipe.settings import NEEDED, SECTIONS, Recipe
 from clipkit.train.class_directions import ClassDirections
@@ -51,6 +51,7 @@ def check_recipe(raw: dict[str, Any], problems: list[str]) -> Plan | None:
         make_loss, full["loss"] = check_component(LOSSES, _named(full["loss"]), "loss", problems)
     make_views = check_views(full, problems)
     also = check_also(full, problems)
+    check_used(full, problems)
     directions = None
     if full["class_directions"] is not None:
         options = check_options(

@@ -11,6 +11,9 @@ from clipkit.losses import VIEW_LOSSES
 from clipkit.recipe.settings import DataSettings
 from clipkit.train.view_term import Views, ViewSettings
 
+OF_PAIRS = ("neighbours", "distill", "class_directions")
+"""Sections that only pairs of pictures and captions have a use for."""
+
 
 def check_also(full: dict[str, Any], problems: list[str]) -> dict[str, DataSettings]:
     """Make the settings of further data sets, by name, and write their defaults into the recipe."""
@@ -66,6 +69,25 @@ def check_views(full: dict[str, Any], problems: list[str]) -> Callable[[], Views
         problems.append("views.momentum: is null, and moco needs one, such as 0.99")
     full["views"] = {"loss": loss, "augment": view, **asdict(settings)}
     return lambda: Views(settings, make_loss(), make_view())
+
+
+def check_used(full: dict[str, Any], problems: list[str]) -> None:
+    """Refuse what nothing in the run would use: settings of pairs, and rows for a term it lacks."""
+    if full["loss"] is None:
+        problems.extend(
+            f"{name}: is of pictures with captions, and loss is null: drop one of the two"
+            for name in OF_PAIRS
+            if full[name] is not None
+        )
+    terms = {"pairs": full["loss"], "views": full["views"]}
+    named = {"data": full["data"], **{f"also.{k}": v for k, v in (full["also"] or {}).items()}}
+    for where, data in named.items():
+        meant = data.get("objectives") if isinstance(data, dict) else None
+        if meant and all(terms.get(objective) is None for objective in meant):
+            problems.append(
+                f"{where}.objectives: {', '.join(map(str, meant))}, which the run has no loss of:"
+                " its rows would not be used"
+            )
 
 
 def _named(value: Any, name: str) -> Any:

@@ -78,6 +78,22 @@ def test_all_problems_are_told_together(tmp_path: Path) -> None:
             {"views": {"loss": "moco", "head_hidden": 8}},
             "views.momentum: is null, and moco needs one",
         ),
+        (
+            {"loss": None, "views": {}, "neighbours": {}},
+            "neighbours: is of pictures with captions, and loss is null",
+        ),
+        (
+            {"loss": None, "views": {}, "distill": {"model": "starter"}},
+            "distill: is of pictures with captions, and loss is null",
+        ),
+        (
+            {"also": {"more": {"train": "x", "objectives": ["views"]}}},
+            "also.more.objectives: views, which the run has no loss of",
+        ),
+        (
+            {"loss": None, "views": {}, "data": {"train": "x", "objectives": ["pairs"]}},
+            "data.objectives: pairs, which the run has no loss of",
+        ),
         ({"views": 3}, "views: input should be a valid dictionary"),
         ({"views": {"weight": 0}}, "views.weight: 0.0 is no number above 0"),
         ({"views": {"augment": {"hue": 0.7}}}, "views.augment.hue: 0.7 is not from 0 to 0.5"),
