@@ -1,6 +1,6 @@
 """What a training step is fed: features of frozen towers from the cache, else from the loader."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -23,7 +23,7 @@ from clipkit.sentences import LongCaptions
 from clipkit.train.captions import CaptionTable, Shortener
 from clipkit.train.feature_cache import FeatureCache, frozen
 from clipkit.train.neighbours import NeighbourSettings, order_by_neighbours
-from clipkit.types import Reject
+from clipkit.train.skips import Skips
 
 Belonging = Literal["captions", "labels"]
 """What must be equal for the caption of one row to belong to the picture of another."""
@@ -146,6 +146,7 @@ class PairBatches:
 
     Attributes:
         shorten: counts the captions that were looked at, and those that the model cuts.
+        skips: rows whose images could not be decoded.
 
     Raises:
         DataError: when fewer than two rows can be used.
@@ -173,8 +174,7 @@ class PairBatches:
         self.shorten = Shortener(model, settings.long_captions)
         sources = data if isinstance(data, Sources) else Sources.of(data)
         self.data = sources.data
-        self._skipped: dict[str, Reject] = {}
-        self._loader: Loader | None = None
+        self.skips = Skips()
         self.rows = sources.rows("pairs")
         few = len(self.rows) <= CACHED_ROWS
         self.image_features: Tensor | None = None
@@ -231,17 +231,6 @@ class PairBatches:
         """Return the steps of an epoch."""
         return len(self.bounds)
 
-    @property
-    def skipped(self) -> list[Reject]:
-        """Rows whose images could not be decoded so far, by their ids."""
-        if self._loader is not None:
-            self.skip(self._loader.rejects)
-        return [reject for _, reject in sorted(self._skipped.items())]
-
-    def skip(self, rejects: Iterable[Reject]) -> None:
-        """Count rows as skipped, such as those that a run had found before it was resumed."""
-        self._skipped.update((reject.id, reject) for reject in rejects)
-
     def epoch(self, epoch: int, done: int = 0) -> Iterator[PairBatch]:
         """Yield this process's share of the batches of one epoch, from number `done` on."""
         if self.image_features is None or self.captions is None:
@@ -275,8 +264,7 @@ class PairBatches:
             visits=self.visits,
             position=(epoch, done),
         )
-        _ = self.skipped  # takes over what the loader before this one found
-        self._loader = loader
+        self.skips.follow(loader)
         chance = partial(draws_of, seed=self.seed, epoch=epoch)
         most = self.visits.most
         table = self.captions

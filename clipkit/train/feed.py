@@ -74,12 +74,12 @@ class Feed:
     @property
     def skipped(self) -> list[Reject]:
         """Rows whose images could not be decoded so far, by their ids."""
-        found = {reject.id: reject for some in self._all for reject in some.skipped}
+        found = {reject.id: reject for some in self._all for reject in some.skips.rejects()}
         return [reject for _, reject in sorted(found.items())]
 
     def skip(self, rejects: Iterable[Reject]) -> None:
         """Count rows as skipped, such as those that a run had found before it was resumed."""
-        self._all[0].skip(rejects)
+        self._all[0].skips.add(rejects)
 
     def batches(self, step: int) -> Iterator[StepBatch]:
         """Yield batches without an end, from a step's on."""

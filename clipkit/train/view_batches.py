@@ -1,6 +1,6 @@
 """Two views of each picture of a batch, with what is known of them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from clipkit.data.visits import Visits
 from clipkit.errors import DataError
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.train.batches import check_shares
-from clipkit.types import Reject
+from clipkit.train.skips import Skips
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,7 @@ class ViewBatches:
 
     Attributes:
         bounds: where each batch begins and ends in an epoch's order.
+        skips: rows whose images could not be decoded.
 
     Raises:
         DataError: when fewer than two rows can be used.
@@ -107,23 +108,11 @@ class ViewBatches:
         check_shares(self.bounds, process_count)
         self.seed, self.workers, self.drop_last = seed, workers, drop_last
         self.process_index, self.process_count = process_index, process_count
-        self._loader: Loader | None = None
-        self._skipped: dict[str, Reject] = {}
+        self.skips = Skips()
 
     def __len__(self) -> int:
         """Return the steps of an epoch."""
         return len(self.bounds)
-
-    @property
-    def skipped(self) -> list[Reject]:
-        """Rows whose images could not be decoded so far, by their ids."""
-        if self._loader is not None:
-            self.skip(self._loader.rejects)
-        return [reject for _, reject in sorted(self._skipped.items())]
-
-    def skip(self, rejects: Iterable[Reject]) -> None:
-        """Count rows as skipped, such as those that a run had found before it was resumed."""
-        self._skipped.update((reject.id, reject) for reject in rejects)
 
     def epoch(self, epoch: int, done: int = 0) -> Iterator[ViewBatch]:
         """Yield this process's share of the batches of one epoch, from number `done` on."""
@@ -141,8 +130,7 @@ class ViewBatches:
             visits=self.visits,
             position=(epoch, done),
         )
-        _ = self.skipped  # takes over what the loader before this one found
-        self._loader = loader
+        self.skips.follow(loader)
         rows = torch.from_numpy(self.rows)
         for batch in loader.epoch():
             yield ViewBatch(

@@ -156,7 +156,7 @@ def test_rows_that_cannot_be_used(model: DualEncoder, corrupt: Path, tmp_path: P
     live = batches(model, data, tmp_path)
     list(live.epoch(0))
     list(live.epoch(1))
-    assert [reject.id for reject in live.skipped] == ["red1.png"]
+    assert [reject.id for reject in live.skips.rejects()] == ["red1.png"]
     with pytest.raises(DataError, match="needs two rows"):
         batches(model, Dataset("d", [Sample("a", None, ("x",)), data[0]]), tmp_path)
 

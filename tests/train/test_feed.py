@@ -65,5 +65,5 @@ def test_either_may_be_alone(both: Feed) -> None:
 def test_rows_that_either_skips_are_skipped(both: Feed) -> None:
     assert both.views is not None
     both.skip([Reject("b", "why")])
-    both.views.skip([Reject("a", "why"), Reject("b", "why")])
+    both.views.skips.add([Reject("a", "why"), Reject("b", "why")])
     assert [reject.id for reject in both.skipped] == ["a", "b"]

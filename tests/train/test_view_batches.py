@@ -75,7 +75,7 @@ def test_what_cannot_be_read_is_skipped(model: DualEncoder, corrupt: Path) -> No
     made = batches(model, corrupt, workers=0)
     rows = [row for batch in made.epoch(0) for row in batch.rows.tolist()]
     assert len(rows) == 17
-    assert [reject.id for reject in made.skipped] == ["red1.png"]
+    assert [reject.id for reject in made.skips.rejects()] == ["red1.png"]
 
 
 def test_too_few_rows_are_refused(model: DualEncoder, classes: Path, tmp_path: Path) -> None:
