@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.benchmarks import ceiling
-from tests.benchmarks.harness import Bench, Row, Scale
+from tests.benchmarks.harness import Bench, Scale
 from tests.benchmarks.peers import peer_versions
+from tests.benchmarks.race import Row
 from tests.benchmarks.table import Results
 
 JOBS = (

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks.harness import Contender, Running
+from tests.benchmarks.contenders import Contender, Running
 from tests.benchmarks.worker import Work
 
 SIDES = {"cpu": 3072, "cuda": 8192}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.benchmarks import libraries
 from tests.benchmarks.compare import same_numbers
-from tests.benchmarks.harness import Bench, Contender
+from tests.benchmarks.contenders import Contender
+from tests.benchmarks.harness import Bench
 from tests.benchmarks.inputs import photo_folder, photos
 from tests.benchmarks.peers import clip_benchmark
 from tests.benchmarks.torch_files import loader

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from tests.benchmarks import libraries
 from tests.benchmarks.compare import same_direction
-from tests.benchmarks.harness import Bench, Contender
+from tests.benchmarks.contenders import Contender
+from tests.benchmarks.harness import Bench
 from tests.benchmarks.inputs import make_captions
 from tests.benchmarks.worker import Work
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from tests.benchmarks import libraries
 from tests.benchmarks.compare import same_direction
-from tests.benchmarks.harness import Bench, Contender
+from tests.benchmarks.contenders import Contender
+from tests.benchmarks.harness import Bench
 from tests.benchmarks.inputs import photo_folder, photos
 from tests.benchmarks.peers import CLIP_RETRIEVAL
 from tests.benchmarks.worker import Work

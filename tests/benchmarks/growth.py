@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.harness import Bench, Contender, Row, spread
+from tests.benchmarks.contenders import Contender
+from tests.benchmarks.harness import Bench
+from tests.benchmarks.race import Row, spread
 from tests.benchmarks.worker import Work
 
 PICTURES, LINKS, PIECE = 100, "abcd", 250_000

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tests.benchmarks.compare import same_numbers
-from tests.benchmarks.harness import Bench, Contender
+from tests.benchmarks.contenders import Contender
+from tests.benchmarks.harness import Bench
 from tests.benchmarks.inputs import make_captions, photo_folder, photos
 from tests.benchmarks.worker import Work
 

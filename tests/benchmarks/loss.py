@@ -12,7 +12,8 @@ import psutil
 
 from tests.benchmarks import libraries
 from tests.benchmarks.compare import same_for_scale
-from tests.benchmarks.harness import Bench, Contender
+from tests.benchmarks.contenders import Contender
+from tests.benchmarks.harness import Bench
 from tests.benchmarks.worker import Work
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.harness import ROOT
+from tests.benchmarks.contenders import ROOT
 
 PEERS = ROOT / ".venv" / "peers"
 CLIP_RETRIEVAL = str(PEERS / "clip-retrieval" / "bin" / "python")

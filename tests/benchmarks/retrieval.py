@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks.compare import same_numbers
-from tests.benchmarks.harness import Bench, Contender
+from tests.benchmarks.contenders import Contender
+from tests.benchmarks.harness import Bench
 from tests.benchmarks.peers import clip_benchmark
 from tests.benchmarks.worker import Work
 

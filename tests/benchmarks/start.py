@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from tests.benchmarks.compare import same_numbers
-from tests.benchmarks.harness import Bench, Contender
+from tests.benchmarks.contenders import Contender
+from tests.benchmarks.harness import Bench
 from tests.benchmarks.inputs import model_folder, photo_folder
 from tests.benchmarks.peers import CLIP_RETRIEVAL
 

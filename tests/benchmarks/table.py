@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.benchmarks.harness import ROOT, Row, spread
+from tests.benchmarks.contenders import ROOT
+from tests.benchmarks.race import Row, spread
 
 PACKAGES = (
     "torch",

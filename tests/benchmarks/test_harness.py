@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from tests.benchmarks.compare import Answer, same_direction, same_for_scale, same_numbers
-from tests.benchmarks.harness import Bench, Contender, Race, Row, compare_with_peers, spread
+from tests.benchmarks.contenders import Contender
+from tests.benchmarks.harness import Bench
+from tests.benchmarks.race import Race, Row, compare_with_peers, spread
 from tests.benchmarks.table import Results
 from tests.benchmarks.worker import Pace, Work
 

@@ -10,8 +10,10 @@ from typing import Any, get_args
 import pytest
 
 from tests.benchmarks.__main__ import JOBS
-from tests.benchmarks.harness import Bench, Contender, Race, Row, Scale
+from tests.benchmarks.contenders import Contender
+from tests.benchmarks.harness import Bench, Scale
 from tests.benchmarks.inputs import make_captions, photos, write_photos
+from tests.benchmarks.race import Race, Row
 
 
 def check(function: str, given: dict[str, Any]) -> None:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.benchmarks import libraries
 from tests.benchmarks.compare import same_numbers
-from tests.benchmarks.harness import Bench, Contender
+from tests.benchmarks.contenders import Contender
+from tests.benchmarks.harness import Bench
 from tests.benchmarks.inputs import make_captions, model_folder
 from tests.benchmarks.worker import Pace, Work
 

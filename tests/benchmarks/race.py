@@ -1,0 +1,227 @@
+"""Contenders that do the same work in turn: what each takes, if what it comes to is equal."""
+
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.compare import Answer, Compare
+from tests.benchmarks.contenders import (
+    SECONDS_AT_MOST,
+    Contender,
+    ContenderError,
+    Running,
+    run_command,
+)
+
+
+@dataclass(slots=True)
+class Row:
+    """What one contender took in one race.
+
+    Attributes:
+        job: what the work is.
+        who: the contender.
+        device: where it ran.
+        precision: of its products.
+        is_peer: whether it is not clipkit.
+        amount: how many units one go gets through.
+        unit: what they are, such as "images".
+        seconds: on the clock, of each round.
+        cpu: CPU seconds, of each round.
+        memory_mb: the most that its processes held, together.
+        above_mb: by how much that is more than what they held before.
+        gpu_mb: the most that was allocated on the GPU.
+        flops: operations that the work needs, where known.
+        agreement: how its answer compares with that of the race's first contender.
+        problem: why it has no times, or why they do not count.
+        against: the best peer, which `ratios` are to.
+        ratios: the best peer's seconds by its own, round by round.
+        note: anything else.
+    """
+
+    job: str
+    who: str
+    device: str
+    precision: str
+    is_peer: bool
+    amount: float
+    unit: str
+    seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    memory_mb: float | None = None
+    above_mb: float | None = None
+    gpu_mb: float | None = None
+    flops: float | None = None
+    agreement: str = ""
+    problem: str = ""
+    against: str = ""
+    ratios: list[float] = field(default_factory=list)
+    note: str = ""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it did the work."""
+        return bool(self.seconds) and not self.problem
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the median of some values and their quartiles; of fewer than four, their ends."""
+    middle = statistics.median(values)
+    if len(values) < 4:
+        return middle, min(values), max(values)
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return middle, low, high
+
+
+class Race:
+    """Some contenders and one work.
+
+    Args:
+        job: what the work is.
+        contenders: the first of them gives the answer that others are compared with.
+        amount: how many units one go gets through.
+        unit: what they are.
+        compare: what two answers must have in common; it says how alike they are, or raises.
+        compare_bf16: likewise, for those that compute in bfloat16.
+        rounds: times that each has its turn.
+        goes: times that it works in one turn.
+        warm: work once before, untimed; else a contender warms up on its own.
+        together: processes stay from round to round; else each round has new ones, so that not all
+            are held at once.
+        limit: seconds that one go may take.
+        enough: seconds after which no further round begins.
+    """
+
+    def __init__(
+        self,
+        job: str,
+        contenders: Sequence[Contender],
+        *,
+        amount: float,
+        unit: str,
+        compare: Compare | None = None,
+        compare_bf16: Compare | None = None,
+        rounds: int = 3,
+        goes: int = 1,
+        warm: bool = True,
+        together: bool = True,
+        limit: float = SECONDS_AT_MOST,
+        enough: float = math.inf,
+    ) -> None:
+        """Make a row for each."""
+        self.contenders = contenders
+        self.compare = {"float32": compare, "bf16": compare_bf16 or compare}
+        self.rounds, self.goes, self.warm = rounds, goes, warm
+        self.together, self.limit, self.enough = together, limit, enough
+        self.rows = [
+            Row(job, one.who, one.device, one.precision, one.is_peer, amount, unit)
+            for one in contenders
+        ]
+        self.reference: Answer | None = None
+
+    def run(self) -> list[Row]:
+        """Have them work, in turn."""
+        with ExitStack() as stack, tempfile.TemporaryDirectory() as name:
+            kept: dict[int, Running] = {}
+            begun = time.perf_counter()
+            for turn in range(self.rounds):
+                if turn and time.perf_counter() - begun > self.enough:
+                    break
+                for at, contender in enumerate(self.contenders):
+                    if self.rows[at].problem:
+                        continue
+                    folder = Path(name) / str(at)
+                    folder.mkdir(exist_ok=True)
+                    try:
+                        if contender.command:
+                            self._command(at, turn)
+                        elif self.together:
+                            if at not in kept:
+                                kept[at] = Running(contender, folder, self.limit)
+                                stack.callback(kept[at].close)
+                            self._go(at, kept[at], turn, fresh=turn == 0)
+                        else:
+                            running = Running(contender, folder, self.limit)
+                            try:
+                                self._go(at, running, turn, fresh=True)
+                            finally:
+                                running.close()
+                    except ContenderError as error:
+                        self.rows[at].problem = str(error)
+        share_flops(self.rows)
+        compare_with_peers(self.rows)
+        return self.rows
+
+    def _command(self, at: int, turn: int) -> None:
+        if turn == 0 and self.warm:
+            run_command(self.contenders[at], self.limit)
+        told, answer = run_command(self.contenders[at], self.limit)
+        self._note(at, told)
+        if turn == 0:
+            self._check(at, answer)
+
+    def _go(self, at: int, running: Running, turn: int, *, fresh: bool) -> None:
+        row = self.rows[at]
+        row.flops = running.about.get("flops") or row.flops
+        left = self.goes
+        if fresh and self.warm:
+            self._note(at, {**running.watched_go(0.02), "seconds": None})
+        elif turn == 0:
+            self._note(at, running.watched_go(0.25))
+            left -= 1
+        for _ in range(left):
+            self._note(at, running.go(keep=turn == 0))
+        if turn == 0:
+            self._check(at, running.answer())
+
+    def _note(self, at: int, told: Mapping[str, Any]) -> None:
+        """Keep what a go took."""
+        row = self.rows[at]
+        for name in ("memory_mb", "above_mb", "gpu_mb"):
+            if told.get(name) is not None:
+                setattr(row, name, max(getattr(row, name) or 0.0, told[name]))
+        if told["seconds"] is not None:
+            row.seconds.append(told["seconds"])
+            row.cpu.append(told["cpu"])
+
+    def _check(self, at: int, answer: Answer) -> None:
+        """Compare an answer with that of the first contender that has one."""
+        compare = self.compare[self.contenders[at].precision]
+        if compare is None:
+            return
+        if self.reference is None:
+            self.reference = answer
+            return
+        try:
+            self.rows[at].agreement = compare(self.reference, answer)
+        except ValueError as error:
+            raise ContenderError(f"the work is not equal: {error}") from None
+
+
+def share_flops(rows: Sequence[Row]) -> None:
+    """The work needs what clipkit's first counted run needed, whoever does it."""
+    known = [row.flops for row in rows if row.flops]
+    for row in rows:
+        row.flops = known[0] if known else None
+
+
+def compare_with_peers(rows: Sequence[Row]) -> None:
+    """Find each row's best peer: of float32, the best of float32; of bf16, the best of all."""
+    for row in rows:
+        peers = [one for one in rows if one.is_peer and one.counts]
+        if row.precision == "float32":
+            peers = [one for one in peers if one.precision == "float32"]
+        if not row.counts or not peers:
+            continue
+        best = min(peers, key=lambda one: statistics.median(one.seconds) / one.amount)
+        scale = row.amount / best.amount
+        row.against = best.who
+        row.ratios = [
+            scale * theirs / ours for theirs, ours in zip(best.seconds, row.seconds, strict=False)
+        ]
