@@ -22,6 +22,12 @@ from clipkit.models.dual_encoder import DualEncoder
 PENALTIES = tuple(10.0**exponent for exponent in range(-1, -8, -1))
 """Tried one after the other; then two more about the best, half a decade away."""
 
+PATIENCE = 2
+"""Penalties in a row, ever weaker, that choose no better; those after them are not tried.
+
+The weaker a penalty, the longer its fit takes, and validation has one peak along the grid.
+"""
+
 HELD_OUT = 0.2
 """Share of each class's training images that choose the penalty where no others are given."""
 
@@ -116,25 +122,32 @@ class LinearProbe:
         """Return the penalty that is best on validation images.
 
         By top-1, of equal ones by cross-entropy: the grid from the strongest on, each fit begun
-        where the last one ended; then half a step to either side of the best.
+        where the last one ended, until `PATIENCE` of them are no better than the best; then half a
+        step to either side of the best.
         """
         scored: dict[float, tuple[float, float]] = {}
-        begin: Head | None = None
+        fitted: dict[float, Head] = {}
 
-        def score(penalty: float) -> None:
-            nonlocal begin
-            begin = fit_linear_head(*train, classes, penalty=penalty, begin=begin)
-            logits = validation[0] @ begin[0].T + begin[1]
+        def score(penalty: float, begin: Head | None) -> None:
+            head = fitted[penalty] = fit_linear_head(*train, classes, penalty=penalty, begin=begin)
+            logits = validation[0] @ head[0].T + head[1]
             right = (logits.argmax(1) == validation[1]).double().mean().item()
             loss = torch.nn.functional.cross_entropy(logits, validation[1]).item()
             scored[penalty] = (right, -loss)
 
-        for penalty in self.penalties:
-            score(penalty)
-        best = max(scored, key=lambda penalty: scored[penalty])
-        for other in neighbours(self.penalties, best):
-            score(math.sqrt(best * other))
-        return max(scored, key=lambda penalty: scored[penalty])
+        def best() -> float:
+            return max(scored, key=lambda penalty: scored[penalty])
+
+        last: Head | None = None
+        for at, penalty in enumerate(self.penalties):
+            if scored and at - self.penalties.index(best()) > PATIENCE:
+                break
+            score(penalty, last)
+            last = fitted[penalty]
+        middle = best()
+        for other in neighbours(self.penalties, middle):
+            score(math.sqrt(middle * other), fitted[middle])
+        return best()
 
 
 def unprojected(model: DualEncoder) -> DualEncoder:

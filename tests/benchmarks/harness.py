@@ -15,8 +15,8 @@ from typing import Any, Literal
 from tests.benchmarks.contenders import Contender, Running
 from tests.benchmarks.race import Race, Row
 
-ENOUGH = 100
-"""Seconds of a race, but for the sizes that people have, after which no further round begins."""
+ENOUGH = 45
+"""Seconds of work in a race after which no further round begins, but for the sizes people have."""
 
 Scale = Literal["quick", "usual", "whole"]
 
