@@ -142,7 +142,7 @@ def end(process: "subprocess.Popen[str]") -> None:
 
 
 class Running:
-    """A contender's process that waits to be told to work.
+    """A contender's process, which sets itself up, and then waits to be told to work.
 
     Args:
         contender: who.
@@ -151,8 +151,9 @@ class Running:
     """
 
     def __init__(self, contender: Contender, folder: Path, limit: float = SECONDS_AT_MOST) -> None:
-        """Start it; it sets itself up."""
+        """Start it."""
         self.contender, self.limit = contender, limit
+        self.about: dict[str, Any] | None = None
         self.answer_file, self.log = folder / "answer.npz", folder / "log"
         module, _, function = contender.function.partition(":")
         words = ["-m", "tests.benchmarks.worker", f"tests.benchmarks.{module}", function]
@@ -169,11 +170,12 @@ class Running:
                 env=contender.environment,
                 start_new_session=True,
             )
-        try:
+
+    def ready(self) -> dict[str, Any]:
+        """Wait until it has set itself up; return what it tells of its work."""
+        if self.about is None:
             self.about = self._reply()
-        except ContenderError:
-            self.close()
-            raise
+        return self.about
 
     def _reply(self) -> dict[str, Any]:
         if self.process.stdout is None:
@@ -192,6 +194,7 @@ class Running:
 
     def go(self, keep: bool = False) -> dict[str, Any]:
         """Have it work once; `keep` writes its answer."""
+        self.ready()
         if self.process.stdin is None or self.process.poll() is not None:
             raise ContenderError("its process has ended")
         self.process.stdin.write("keep\n" if keep else "go\n")
@@ -200,6 +203,7 @@ class Running:
 
     def watched_go(self, every: float) -> dict[str, Any]:
         """Have it work once while its memory is watched, and keep its answer."""
+        self.ready()
         with Sampler(self.process.pid, every) as sampler:
             before = sampler.peak
             told = self.go(keep=True)

@@ -44,7 +44,7 @@ def run(bench: Bench) -> None:
             "few": str(bench.prepare("growth:write_table", rows=100)),
             "out": str(bench.folder / f"store{rows}"),
         },
-        warm=False,
+        warm_up_to=0,
     )
     grow(
         bench,
@@ -52,6 +52,7 @@ def run(bench: Bench) -> None:
         "search",
         bench.pick((1_000, 20_000), (1_000, 10_000, 100_000, 1_000_000)),
         lambda rows: {"store": str(bench.prepare("growth:write_store", rows=rows))},
+        warm_up_to=1_000_000,
     )
 
 
@@ -61,7 +62,7 @@ def grow(
     function: str,
     sizes: Sequence[int],
     given: Callable[[int], dict[str, Any]],
-    warm: bool = True,
+    warm_up_to: int = MANY,
 ) -> None:
     """Measure one job at each size, and note how it grows."""
     before: Row | None = None
@@ -72,8 +73,8 @@ def grow(
             [contender],
             amount=rows,
             unit="rows",
-            rounds=bench.pick(1, 3) if warm and rows <= MANY else 1,
-            warm=warm and rows <= MANY,
+            rounds=bench.pick(1, 3) if rows <= warm_up_to else 1,
+            warm=rows <= warm_up_to,
         )
         if before is not None and before.counts and row.counts:
             more = row.amount / before.amount

@@ -130,25 +130,20 @@ class Race:
     def run(self) -> list[Row]:
         """Have them work, in turn."""
         with ExitStack() as stack, tempfile.TemporaryDirectory() as name:
-            kept: dict[int, Running] = {}
+            kept = self._start(Path(name), stack) if self.together else {}
             for turn in range(self.rounds):
                 if turn and self.worked > self.enough:
                     break
                 for at, contender in enumerate(self.contenders):
                     if self.rows[at].problem:
                         continue
-                    folder = Path(name) / str(at)
-                    folder.mkdir(exist_ok=True)
                     try:
                         if contender.command:
                             self._command(at, turn)
                         elif self.together:
-                            if at not in kept:
-                                kept[at] = Running(contender, folder, self.limit)
-                                stack.callback(kept[at].close)
                             self._go(at, kept[at], turn, fresh=turn == 0)
                         else:
-                            running = Running(contender, folder, self.limit)
+                            running = Running(contender, self._folder(name, at), self.limit)
                             try:
                                 self._go(at, running, turn, fresh=True)
                             finally:
@@ -158,6 +153,30 @@ class Race:
         share_flops(self.rows)
         compare_with_peers(self.rows)
         return self.rows
+
+    def _start(self, folder: Path, stack: ExitStack) -> dict[int, Running]:
+        """Start all processes; return when all have set themselves up, which is mostly imports."""
+        kept: dict[int, Running] = {}
+        for at, contender in enumerate(self.contenders):
+            if contender.command:
+                continue
+            try:
+                kept[at] = Running(contender, self._folder(folder, at), self.limit)
+                stack.callback(kept[at].close)
+            except ContenderError as error:
+                self.rows[at].problem = str(error)
+        for at, running in kept.items():
+            try:
+                running.ready()
+            except ContenderError as error:
+                self.rows[at].problem = str(error)
+        return kept
+
+    @staticmethod
+    def _folder(parent: str | Path, at: int) -> Path:
+        folder = Path(parent) / str(at)
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def _command(self, at: int, turn: int) -> None:
         if turn == 0 and self.warm:
@@ -170,7 +189,7 @@ class Race:
 
     def _go(self, at: int, running: Running, turn: int, *, fresh: bool) -> None:
         row = self.rows[at]
-        row.flops = running.about.get("flops") or row.flops
+        row.flops = running.ready().get("flops") or row.flops
         left = self.goes
         begun = time.perf_counter()
         if fresh and self.warm:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from tests.benchmarks.table import Results
 from tests.benchmarks.worker import Pace, Work
 
 MB = 2**20
+ABOUT = {"clipkit": 0.0, "late": 1.5, "peer": 0.0}
+"""Contenders, and the seconds that each takes to set itself up."""
 
 
 def contender(who: str, function: str, /, **given: object) -> Contender:
@@ -105,6 +108,25 @@ def test_contenders_work_in_turn_each_in_one_process(tmp_path: Path) -> None:
         assert len(row.seconds) == len(row.cpu) == len(row.ratios) == 3
         assert row.flops == 100
         assert row.against == "peer"
+
+
+def setting_up(log: str, seconds: float) -> Work:
+    time.sleep(seconds)
+    with Path(log).open("a") as file:
+        file.write("ready\n")
+
+    def go() -> None:
+        with Path(log).open("a") as file:
+            file.write("go\n")
+
+    return Work(go)
+
+
+def test_nobody_works_before_all_have_set_themselves_up(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    waits = [contender(who, "setting_up", log=str(log), seconds=s) for who, s in ABOUT.items()]
+    Race("job", waits, amount=1, unit="things", rounds=1, warm=False).run()
+    assert log.read_text().split() == ["ready"] * 3 + ["go"] * 3
 
 
 def test_new_processes_each_round(tmp_path: Path) -> None:
