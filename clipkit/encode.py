@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from clipkit.allocator import keep_freed_memory
 from clipkit.data.ahead import map_ahead
 from clipkit.data.decode import NO_IMAGE
 from clipkit.data.preprocess import load_pixels, normalize
@@ -170,6 +171,8 @@ def inference(model: DualEncoder) -> Iterator[None]:
 
     `model.train()` would not do: it also switches on parts that were in evaluation mode on purpose.
     """
+    if model.device.type == "cpu":
+        keep_freed_memory()
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

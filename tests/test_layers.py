@@ -8,7 +8,7 @@ import clipkit
 PACKAGE = Path(clipkit.__file__).parent
 LAYERS = [
     ["errors", "types"],
-    ["packages", "components", "sentences", "imagenet", "launch", "locks", "signals"],
+    ["allocator", "packages", "components", "sentences", "imagenet", "launch", "locks", "signals"],
     ["models", "data", "losses"],
     ["encode"],
     ["convert"],

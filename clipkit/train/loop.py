@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from clipkit.allocator import keep_freed_memory
 from clipkit.data.dataset import Dataset
 from clipkit.data.sources import Sources
 from clipkit.errors import ClipkitError
@@ -228,6 +229,8 @@ def take_steps(
         ClipkitError: when the loss or its gradient is no longer finite.
     """
     model, state, accelerator = course.model, course.state, grads.accelerator
+    if model.device.type == "cpu":
+        keep_freed_memory()
     course.go_on()
     if course.ended:
         return

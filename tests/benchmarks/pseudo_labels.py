@@ -59,6 +59,7 @@ def trained(folder: Path, parts: Path, rule: str, changes: list[str]) -> TrainRe
             f"pseudo_labels.data={parts / 'rest'}",
             f"pseudo_labels.calibrate={validation}",
             f"evaluate.held_out.data={validation}",
+            f"evaluate.geometry.data={validation}",
             "pseudo_labels.min_confidence=null",
             f"pseudo_labels.{rule}",
             "general={}",
@@ -73,6 +74,12 @@ def labels_of(run: Path, number: int) -> str:
     rows = pq.read_table(run / f"labels-{number}" / "labels.parquet").to_pylist()
     good = sum(row["id"].startswith(f"{row['label']}--") for row in rows)
     return f"{len(rows)} pseudo-labels, {100 * good / len(rows):.1f} % of them right"
+
+
+def gap(run: TrainResult) -> str:
+    """Say how far pictures of other labels are beyond those of the same, before and after."""
+    found = [run.metrics[when]["data"]["geometry"] for when in ("before", "after")]
+    return " to ".join(f"{one['d_negative'] - one['d_positive']:.3f}" for one in found)
 
 
 def main() -> None:
@@ -106,6 +113,7 @@ def main() -> None:
                 runs.items(), key=lambda item: max(r["metric"] for r in item[1].metrics["rounds"])
             )
             out(f"  taken by validation: {rule}; on the test images:\n")
+            out(f"  d- minus d+ on validation, by picture: {gap(best)}\n")
             out(f"  zero-shot: {interval(right(options.model, test))}\n")
             model = load(options.model)
             images, truth = encoded(model, test)
