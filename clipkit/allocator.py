@@ -9,7 +9,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # what mallopt(3) calls M_TRIM_…, M
 KEPT = 256 << 20
 """Bytes at the end of the heap that stay with the process."""
 FROM_HEAP = (64 << 20, 32 << 20)
-"""Up to so many bytes, what is asked for comes from the heap; older glibc takes the second alone."""
+"""What is not larger comes from the heap; an older glibc takes the second value alone."""
 
 SAID = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 """Variables by which somebody says how malloc shall be; then it stays so."""
