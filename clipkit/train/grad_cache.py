@@ -2,12 +2,13 @@
 
 Gradient caching (Gao et al. 2021, https://arxiv.org/abs/2101.06983): all features are computed
 without a graph, the loss gives their gradient, and each micro-batch then passes through the model
-once more to hand it on. The logit scale and bias are leaves of their own, whose gradient arrives
+once more to hand it on; but for the last, whose graph is kept while the loss is computed, since
+memory is there for one. The logit scale and bias are leaves of their own, whose gradient arrives
 once, whatever the number of micro-batches. Dropout is repeated by seeding chance again.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -162,12 +163,12 @@ class GradCache:
         size, model = self.micro_batch_size, self.pairs.model
         pairs = [] if batch is None else batch.parts(model, size)
         self._parts = list(zip_longest(pairs, [] if views is None else views.parts(size)))
-        if len(self._parts) == 1:
-            self._outputs = self._forward(self.wrapped, 0)
-            features = [Features(*(f if f is None else f.detach() for f in self._outputs[0]))]
-        else:
-            with torch.no_grad():
-                features = [self._forward(self.pairs, at)[0] for at in range(len(self._parts))]
+        last = len(self._parts) - 1
+        with torch.no_grad():
+            features = [self._forward(self.pairs, at)[0] for at in range(last)]
+        with self._unless(last == 0):
+            self._outputs = self._forward(self.wrapped, last)
+        features.append(Features(*(f if f is None else f.detach() for f in self._outputs[0])))
         joined = Features(*map(_joined, zip(*features, strict=True)))
         keys = self._keys()
         return joined if keys is None else joined._replace(second=keys)
@@ -204,15 +205,17 @@ class GradCache:
         """
         further = torch.zeros_like(self.pairs.model.logit_scale)
         parts = self._gradients_by_part(gradients, views)
-        for at, wanted in enumerate(parts):
-            last = at == len(self._parts) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+        kept = len(parts) - 1
+        for turn, at in enumerate([kept, *range(kept)]):
+            synced = turn == kept
+            with self._unless(synced):
                 features, scale, bias = self._outputs or self._forward(self.wrapped, at)
+                self._outputs = None
                 total = torch.zeros_like(scale)
-                for some, gradient in zip(features, wanted, strict=True):
+                for some, gradient in zip(features, parts[at], strict=True):
                     if some is not None and gradient is not None:
                         total = total + (some * gradient).sum()
-                if last:
+                if synced:
                     for given in (gradients, views):
                         if given is not None:
                             total = total + scale * given.logit_scale
@@ -223,8 +226,12 @@ class GradCache:
                         further = extra()
                         total = total + further
                 self.accelerator.backward(total)
-        self._outputs, self._parts = None, []
+        self._parts = []
         return further.detach()
+
+    def _unless(self, synced: bool) -> AbstractContextManager[Any]:
+        """Keep gradients in each process, unless all of them are there and are averaged."""
+        return nullcontext() if synced else self.accelerator.no_sync(self.wrapped)
 
     def _forward(self, module: nn.Module, at: int) -> Outputs:
         """Pass a part through the model, with the chance that belongs to it."""
