@@ -1,11 +1,17 @@
 """Folders of images: captions beside them, a metadata file, or one sub-folder for each class."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clipkit.data.decode import IMAGE_SUFFIXES, file_problem, os_reason
-from clipkit.data.table import Columns, clean_captions, is_nothing, read_table
+from clipkit.data.table import (
+    TABLE_SUFFIXES,
+    Columns,
+    clean_captions,
+    is_nothing,
+    read_table,
+)
 from clipkit.data.texts import caption_lines, parse_object, readable, take_captions
 from clipkit.errors import DataError
 from clipkit.types import Reject, Sample
@@ -51,6 +57,26 @@ def read_folder(folder: Path) -> tuple[list[Sample], list[Reject]]:
     if not told and all(sample.id.count("/") == 1 for sample in samples):
         samples = [Sample(s.id, s.image, label=s.id.partition("/")[0]) for s in samples]
     return samples, rejects
+
+
+def unread_tables(name: str, samples: Sequence[Sample]) -> str:
+    """Say which tables lie in a folder of images and were not read, for an error; "" if none does.
+
+    Args:
+        name: of the data set.
+        samples: of the folder; those of a table have no such thing.
+    """
+    first = next(iter(samples), None)
+    if first is None or not isinstance(first.image, Path):
+        return ""
+    folder = Path(str(first.image).removesuffix(first.id))
+    if folder / first.id != first.image or not folder.is_dir():
+        return ""
+    endings = (*TABLE_SUFFIXES, ".json", ".token")
+    tables = sorted(path.name for path in folder.iterdir() if path.name.endswith(endings))
+    others = {Path(sample.id).stem for sample in samples} | {name.partition("@")[0]}
+    found = [table for table in tables if table.rpartition(".")[0] not in others]
+    return f"; {found[0]} in it was not read: give that file as the data" if found else ""
 
 
 def has_images(folder: Path) -> bool:

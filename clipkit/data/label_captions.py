@@ -7,6 +7,7 @@ import numpy as np
 
 from clipkit.data.columnar import ColumnarSamples, spoken
 from clipkit.data.dataset import Dataset
+from clipkit.data.folder import unread_tables
 from clipkit.errors import ConfigError, DataError
 from clipkit.types import Reject, Sample
 
@@ -72,9 +73,12 @@ def _with(
     data: Dataset, samples: "list[Sample] | ColumnarSamples", lacking: list[Sample]
 ) -> Dataset:
     if not len(samples):
+        what_else = unread_tables(data.name, lacking) or (
+            "; name their column, or a split (NAME@SPLIT) where the data has several"
+        )
         raise DataError(
-            f"{data.name}: its {len(lacking):,} rows have neither captions nor labels to train on;"
-            " name their column, or a split (NAME@SPLIT) where the data has several"
+            f"{data.name}: its {len(lacking):,} rows have neither captions nor labels to train on"
+            f"{what_else}"
         )
     rejects = (*data.rejects, *(Reject(sample.id, NEITHER, data.name) for sample in lacking))
     return replace(data, samples=samples, rejects=rejects)

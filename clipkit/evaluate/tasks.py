@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipkit.data.dataset import Dataset
+from clipkit.data.folder import unread_tables
 from clipkit.errors import ConfigError, DataError, did_you_mean
 from clipkit.evaluate.geometry import Geometry
 from clipkit.evaluate.linear_probe import LinearProbe
@@ -66,10 +67,16 @@ class Task:
         }
         for task in self.names:
             if not allowed[task]:
-                raise DataError(f"{name} has {_lacks(task)} that {task} needs")
+                raise DataError(
+                    f"{name} has {_lacks(task)} that {task} needs"
+                    f"{unread_tables(dataset.name, dataset.samples)}"
+                )
         chosen = self.names or tuple(task for task in BY_ITSELF if allowed[task])
         if not chosen:
-            raise DataError(f"{name} has neither captions nor two labels to be scored on")
+            raise DataError(
+                f"{name} has neither captions nor two labels to be scored on"
+                f"{unread_tables(dataset.name, dataset.samples)}"
+            )
         return {task: self._make(task, dataset) for task in chosen}
 
     def _make(self, task: str, data: Dataset) -> AnyEvaluator:

@@ -3,8 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from clipkit.data.folder import read_folder
+from clipkit.data import load_data
+from clipkit.data.folder import read_folder, unread_tables
+from clipkit.data.label_captions import caption_labels
 from clipkit.errors import DataError
+from clipkit.evaluate.tasks import Task
 from tests.conftest import square
 
 
@@ -20,6 +23,24 @@ def test_captions_beside_the_images(photos: Path) -> None:
     assert found["red1.png"].label == "r"
     assert found["red1.png"].metadata == {"n": 4}
     assert [sample.id for sample in samples] == sorted(found)
+
+
+def test_a_table_that_lies_in_the_folder_unread_is_named(photos: Path) -> None:
+    names = [path.name for path in photos.iterdir() if path.suffix == ".png"]
+    for path in photos.glob("*.txt"):
+        path.unlink()
+    bare = load_data(photos)
+    assert unread_tables(bare.name, bare.samples) == ""
+    lines = "\n".join(f"{name},words" for name in names)
+    (photos / "told.csv").write_text(f"file,caption\n{lines}\n")
+    for refused in (caption_labels, lambda data: Task().evaluators(data, "mine")):
+        with pytest.raises(DataError, match=r"; told\.csv in it was not read: give that file"):
+            refused(load_data(photos))
+    told = load_data(photos / "told.csv")
+    assert {sample.captions for sample in told} == {("words",)}
+    (photos / "told.csv").write_text("file,size\n" + "\n".join(f"{name},1" for name in names))
+    with pytest.raises(DataError, match="name their column"):
+        caption_labels(load_data(photos / "told.csv"))
 
 
 def test_sub_folders_are_classes(classes: Path) -> None:
