@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-import torch
 from torch import nn
 
 import clipkit
@@ -118,8 +117,7 @@ def pixels(recipe: str) -> float:
     model.image_tower = nn.Sequential(nn.AdaptiveAvgPool2d(32), nn.Flatten())
     spec = plan.recipe["evaluate"]["probe"]
     probe = LinearProbe(train=spec["train"], data=spec["data"], features="tower")
-    with torch.inference_mode():
-        return probe(model.eval())["top1"]
+    return probe(model.eval())["top1"]
 
 
 def shares(values: list[float]) -> str:
