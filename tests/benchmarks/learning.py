@@ -71,7 +71,7 @@ TABLES = {
             Line("names of a tenth: CLIP", "openmoji_slip", NAMES),
             Line("names of a tenth: SLIP", "openmoji_slip"),
         ),
-        RECALLS,
+        (*RECALLS, "openmoji.mean_recall"),
     ),
     "hard_negatives": Table(
         (
