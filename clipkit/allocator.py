@@ -9,7 +9,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # what mallopt(3) calls M_TRIM_…, M
 KEPT = 256 << 20
 """Bytes at the end of the heap that stay with the process."""
 FROM_HEAP = (64 << 20, 32 << 20)
-"""What is not larger comes from the heap; an older glibc takes the second value alone."""
+"""What is not larger comes from the heap; the second value is for a libc that refuses the first."""
 
 SAID = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 """Variables by which somebody says how malloc shall be; then it stays so."""

@@ -60,7 +60,7 @@ def read_folder(folder: Path) -> tuple[list[Sample], list[Reject]]:
 
 
 def unread_tables(name: str, samples: Sequence[Sample]) -> str:
-    """Say which tables lie in a folder of images and were not read, for an error; "" if none does.
+    """Say which table lies in a folder of images and was not read, for an error; "" if none does.
 
     Args:
         name: of the data set.

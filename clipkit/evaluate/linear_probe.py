@@ -25,7 +25,7 @@ PENALTIES = tuple(10.0**exponent for exponent in range(-1, -8, -1))
 PATIENCE = 2
 """Penalties in a row, ever weaker, that choose no better; those after them are not tried.
 
-The weaker a penalty, the longer its fit takes, and validation has one peak along the grid.
+The weaker a penalty, the longer its fit takes; validation is taken to have one peak along the grid.
 """
 
 HELD_OUT = 0.2

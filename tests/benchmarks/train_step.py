@@ -101,7 +101,7 @@ def race(bench: Bench, job: str, device: str, batch: int, kind: str) -> None:
         contenders,
         amount=batch,
         unit="pairs",
-        compare=same_numbers(1e-3 if kind != "lora" else 0.02),  # see above: the logit scale
+        compare=same_numbers(1e-3),
         compare_bf16=same_numbers(0.05),
         rounds=bench.pick(1, 1 if kind == "large" else 2, 5),
         together=False,

@@ -1,15 +1,16 @@
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from clipkit.classify.linear_head import fit_linear_head
+from clipkit.classify.linear_head import Head, fit_linear_head
 from clipkit.data import Dataset, load_data
 from clipkit.errors import ConfigError, DataError
-from clipkit.evaluate import LinearProbe, ZeroShot
+from clipkit.evaluate import LinearProbe, ZeroShot, linear_probe
 from clipkit.evaluate.linear_probe import held_out, neighbours, unprojected
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.train.feature_cache import FeatureCache
@@ -74,6 +75,28 @@ def test_it_is_logistic_regression_at_the_penalty_that_is_best_on_validation_dat
     assert metrics["top1_low"] <= expected <= metrics["top1_high"]
     assert metrics["top5"] == 1
     assert metrics["classes"] == 3
+
+
+def test_no_weaker_penalty_is_tried_once_two_were_no_better(
+    model: DualEncoder, sets: tuple[dict[str, Dataset], ByName], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, encoder = sets
+    tried: list[float] = []
+
+    def noting(*given: Any, penalty: float, **more: Any) -> Head:
+        tried.append(penalty)
+        return fit_linear_head(*given, penalty=penalty, **more)
+
+    monkeypatch.setattr(linear_probe, "fit_linear_head", noting)
+    grid = tuple(10.0**exponent for exponent in range(2, -13, -1))
+    probe = LinearProbe(
+        train=data["train"], data=data["test"], validation=data["val"], penalties=grid
+    )
+    chosen = probe(model, encoder)["penalty"]
+    *tried, last = tried
+    walked = [penalty for penalty in tried if penalty in grid]
+    assert walked == list(grid[: len(walked)]) and len(walked) < len(grid)
+    assert walked[-1] < chosen / 10 and chosen == last
 
 
 def test_all_of_train_is_fitted_and_the_choice_is_seeded(
