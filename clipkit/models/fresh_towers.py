@@ -6,7 +6,7 @@ import torch
 
 from clipkit.errors import ModelError
 from clipkit.models.dual_encoder import DualEncoder
-from clipkit.models.paired_towers import TowersSpec, build_towers, timm_preprocessing
+from clipkit.models.paired_towers import ImageTower, TowersSpec, build_towers, timm_preprocessing
 from clipkit.models.projections import ProjectionKind
 from clipkit.models.starter import starter_tokenizer
 
@@ -31,8 +31,8 @@ def fresh_towers(
 
     Args:
         image: timm's name, such as "mobilenetv4_conv_small" or "vit_tiny_patch16_224".
-        size: side of the pictures that it sees, in pixels, where the tower takes others than
-            timm's; that of timm if `None`.
+        size: side of the pictures that it sees, in pixels, for which a tower that takes only one
+            size, such as a ViT, is built; that of timm if `None`.
         text_width: of the text tower, a multiple of 64: its heads are 64 wide.
         text_layers: of the text tower.
         context_length: tokens of a text that are used at most.
@@ -72,23 +72,34 @@ def fresh_towers(
         resize_to = round(size * (preprocessing.resize_to or own) / own)
         preprocessing = replace(preprocessing, size=size, resize_to=resize_to)
     model = build_towers(
-        TowersSpec(image, text, dim=dim, projection=projection, hidden=hidden),
+        TowersSpec(
+            image,
+            text,
+            dim=dim,
+            projection=projection,
+            hidden=hidden,
+            image_size=_built_for(image, preprocessing.size),
+        ),
         tokenizer=tokenizer,
         preprocessing=preprocessing,
         logit_scale=logit_scale,
         name=f"fresh:{image}",
-    ).eval()
-    _check_size(model, image)
-    return model
+    )
+    return model.eval()
 
 
-def _check_size(model: DualEncoder, image: str) -> None:
-    """Show the image tower a picture: some take one size only, and say so by an assertion."""
-    size = model.preprocessing.size
-    try:
-        with torch.inference_mode():
-            model.image_tower(torch.zeros(1, 3, size, size))
-    except (AssertionError, RuntimeError, ValueError):
-        raise ModelError(
-            f"size: {image} takes no pictures of {size} pixels; leave it out for timm's size"
-        ) from None
+def _built_for(image: str, size: int) -> int | None:
+    """Return the size that an image tower must be built for, if it takes pictures of one only.
+
+    It is shown a picture, without weights: those that take one size say so by an assertion.
+    """
+    for built_for in (None, size):
+        try:
+            with torch.device("meta"), torch.no_grad():
+                ImageTower(image, size=built_for).eval()(torch.zeros(1, 3, size, size))
+        except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError):
+            continue
+        return built_for
+    raise ModelError(
+        f"size: {image} takes no pictures of {size} pixels; leave it out for timm's size"
+    )

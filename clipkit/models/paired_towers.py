@@ -31,16 +31,19 @@ class ImageTower(nn.Module):
     Args:
         name: timm's name of the architecture.
         pretrained: fetch timm's weights from the hub; else random weights.
+        size: side of the pictures in pixels, for a tower that is built for one, as a ViT is, where
+            it is not timm's; `None` for that of timm, and for towers that take any.
     """
 
-    def __init__(self, name: str, *, pretrained: bool = False) -> None:
+    def __init__(self, name: str, *, pretrained: bool = False, size: int | None = None) -> None:
         """Build the model; raises ModelError for a name timm does not know."""
         super().__init__()
         if not timm.is_model(name):
             hint = did_you_mean(name, timm.list_models(exclude_filters="test_*"))
             raise ModelError(f"timm has no image model {name!r}{hint if 'mean' in hint else ''}")
         self.name = name
-        self.model = timm.create_model(name, pretrained=pretrained, num_classes=0)
+        sized = {} if size is None else {"img_size": size}
+        self.model = timm.create_model(name, pretrained=pretrained, num_classes=0, **sized)
         self.model.to(memory_format=torch.channels_last)
         head = getattr(self.model, "head_hidden_size", None)
         self.features = int(head or self.model.num_features)
@@ -105,6 +108,7 @@ class TowersSpec:
         dim: width of the joint space.
         projection: "linear" or "mlp".
         hidden: width of an "mlp" projection's hidden layer.
+        image_size: side of the pictures that the image tower is built for; see `ImageTower`.
     """
 
     image: str
@@ -113,6 +117,7 @@ class TowersSpec:
     dim: int = 512
     projection: ProjectionKind = "linear"
     hidden: int = 512
+    image_size: int | None = None
 
 
 def build_towers(
@@ -126,16 +131,17 @@ def build_towers(
     name: str = "",
 ) -> DualEncoder:
     """Build the model that `spec` describes, with random weights where none are pretrained."""
-    image_tower = ImageTower(spec.image, pretrained=pretrained_image)
+    image_tower = ImageTower(spec.image, pretrained=pretrained_image, size=spec.image_size)
     text_tower = TextTower(spec.text, pooling=spec.pooling)
     image_projection, text_projection = (
         Projection(features, spec.dim, kind=spec.projection, hidden=spec.hidden)
         for features in (image_tower.features, text_tower.features)
     )
     towers = asdict(spec)
+    sized = {} if spec.image_size is None else {"size": spec.image_size}
     architecture = {
         "kind": "paired_towers",
-        "image_tower": {"timm": towers["image"]},
+        "image_tower": {"timm": towers["image"], **sized},
         "text_tower": {"config": towers["text"], "pooling": towers["pooling"]},
         "projection": {key: towers[key] for key in PROJECTION_KEYS},
     }
@@ -173,6 +179,7 @@ def spec_from_architecture(architecture: dict[str, Any]) -> TowersSpec:
     """Read back what `build_towers` put into `architecture`."""
     return TowersSpec(
         image=architecture["image_tower"]["timm"],
+        image_size=architecture["image_tower"].get("size"),
         text=architecture["text_tower"]["config"],
         pooling=architecture["text_tower"]["pooling"],
         **{key: architecture["projection"][key] for key in PROJECTION_KEYS},

@@ -47,12 +47,24 @@ def test_a_convolutional_tower_may_see_smaller_pictures() -> None:
 def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
     model = fresh_towers("test_efficientnet", text_width=64, text_layers=1, projection="mlp")
     model.save(str(tmp_path / "model"))
-    again = load(tmp_path / "model")
+    again = load(str(tmp_path / "model"))
     assert again.fingerprint() == model.fingerprint()
     with torch.inference_mode():
         torch.testing.assert_close(
             again.encode_text(again.tokenize(TEXTS)), model.encode_text(model.tokenize(TEXTS))
         )
+
+
+@pytest.mark.parametrize("image", ["test_vit", "levit_128s"])
+def test_a_tower_for_one_size_is_built_for_that_which_is_asked(image: str, tmp_path: Path) -> None:
+    model = fresh_towers(image, size=64, text_width=64, text_layers=1, dim=12)
+    assert model.preprocessing.size == 64
+    images = torch.rand(2, 3, 64, 64)
+    model.save(str(tmp_path / "model"))
+    again = load(str(tmp_path / "model"))
+    with torch.inference_mode():
+        assert model.encode_image(images).shape == (2, 12)
+        torch.testing.assert_close(again.encode_image(images), model.encode_image(images))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +73,7 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
         ({"text_width": 100}, "text_width: 100 is no multiple of 64"),
         ({"text_layers": 0}, "text_layers: 0 is less than 1"),
         ({"context_length": 2}, "context_length: 2 is less than 3"),
-        ({"size": 96}, "size: vit_tiny_patch16_224 takes no pictures of 96 pixels"),
+        ({"size": 8}, "size: vit_tiny_patch16_224 takes no pictures of 8 pixels"),
     ],
 )
 def test_sizes_that_no_tower_has(options: dict[str, int], word: str) -> None:
