@@ -141,6 +141,8 @@ class Results:
             " Medians; in brackets quartiles, or the ends of less than four. Memory is of the whole"
             " tree of processes; in brackets what the work added. A share of the ceiling counts the"
             " operations that the work needs.",
+            "",
+            *summary(self.rows),
         ]
         for job, rows in by_job(self.rows):
             some = rows[0]
@@ -181,6 +183,31 @@ class Results:
         """Write the JSON file, and beside it the table."""
         path.write_text(json.dumps(self.as_json(), indent=1) + "\n", encoding="utf-8")
         path.with_suffix(".md").write_text(self.as_markdown(), encoding="utf-8")
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """Return a table of clipkit's medians alone, a line for each job that has peers."""
+    lines = [
+        "| work | float32 | times the best peer in float32 | `auto` | times the best peer of all |",
+        "|---|---|---|---|---|",
+    ]
+    for job, some in by_job(rows):
+        ours = {row.precision: row for row in some if row.ratios and not row.is_peer}
+        if not ours:
+            continue
+        cells = [job]
+        for precision in ("float32", "bf16"):
+            row = ours.get(precision)
+            cells += ["", ""] if row is None else _pace_and_ratio(row)
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _pace_and_ratio(row: Row) -> list[str]:
+    """Say how much a row gets through and how much faster than whom that is."""
+    pace = row.amount / spread(row.seconds)[0]
+    ratio = "{:.2f} ({:.2f} to {:.2f})".format(*spread(row.ratios))
+    return [f"{number(pace)} {row.unit}/s", f"{ratio}, {row.against}"]
 
 
 def by_job(rows: Iterable[Row]) -> Iterable[tuple[str, Sequence[Row]]]:

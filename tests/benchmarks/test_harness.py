@@ -285,6 +285,7 @@ def test_the_table(tmp_path: Path) -> None:
     results = Results("quick", [{"cpu float32": 100.0}, {"cpu float32": 200.0}])
     good = Row("encode", "clipkit", "cpu", "float32", False, 10, "images", [1.0, 2.0, 4.0])
     good.flops, good.memory_mb, good.above_mb, good.ratios = 100.0, 500.0, 20.0, [1.0, 2.0, 3.0]
+    good.against = "peer"
     results.rows = [
         good,
         Row("encode", "peer", "cpu", "float32", True, 10, "images", problem="not installed"),
@@ -293,6 +294,7 @@ def test_the_table(tmp_path: Path) -> None:
     results.write(tmp_path / "benchmarks.json")
     text = (tmp_path / "benchmarks.md").read_text()
     assert "| clipkit | 5 | 2 (1 to 4) | 2.00 (1.00 to 3.00) | 25 % | 500 (+20) |  |" in text
+    assert "| encode | 5 images/s | 2.00 (1.00 to 3.00), peer |  |  |" in text
     assert "| peer | not installed |" in text
     assert "Not measured: OSError: full" in text
     told = json.loads((tmp_path / "benchmarks.json").read_text())

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from tests.benchmarks import libraries
 from tests.benchmarks.compare import same_numbers
 from tests.benchmarks.contenders import Contender
@@ -34,6 +36,8 @@ ARCHITECTURE = "ViT-B-32"
 MICRO, LARGE = 32, 128
 STEPS = 64
 RANK = 8
+PROCESS_BYTES = 4 * 2**30
+"""The memory of a process at most."""
 
 HALF = ("auto", "bf16", "amp_bf16")
 MAKERS = {
@@ -82,7 +86,10 @@ def run(bench: Bench) -> None:
 
 
 def race(bench: Bench, job: str, device: str, batch: int, kind: str) -> None:
-    """Have them take steps in turn, in new processes each round: they take some GB each."""
+    """Have them take steps in turn.
+
+    They take some GB each: where the memory is short, each round has new processes, one at a time.
+    """
     folder = model_folder(bench, ARCHITECTURE)
     given = {"device": device, "batch": batch, "lora": kind == "lora", "folder": folder}
     names = CONTENDERS["every" if bench.scale == "whole" and kind != "lora" else kind]
@@ -103,7 +110,7 @@ def race(bench: Bench, job: str, device: str, batch: int, kind: str) -> None:
         compare=same_numbers(1e-3),
         compare_bf16=same_numbers(0.05),
         rounds=bench.pick(1, 1 if kind == "large" else 2, 5),
-        together=False,
+        together=psutil.virtual_memory().available > PROCESS_BYTES * len(contenders),
         warm=batch == MICRO,
     )
 
