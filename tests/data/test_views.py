@@ -80,6 +80,21 @@ def test_a_blur_takes_detail_away_and_keeps_the_mean() -> None:
     assert detail[1.0] < 0.6 * detail[0.0]
 
 
+def test_a_share_of_the_views_lacks_one_rectangle(picture: Image.Image) -> None:
+    whole = view(picture, **PLAIN)
+    erased = 0
+    for found in views(picture, 80, **PLAIN, erase=0.5):
+        changed = (found != whole).any(2)
+        if not changed.any():
+            continue
+        erased += 1
+        rows, columns = changed.any(1).nonzero()[0], changed.any(0).nonzero()[0]
+        inside = found[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert (inside == inside[0, 0]).all()
+        assert inside[..., 0].size <= 0.36 * whole[..., 0].size
+    assert 25 <= erased <= 55
+
+
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
 def test_a_shift_is_that_of_torchvision(picture: Image.Image, name: str) -> None:
     """Some factor in its range turns the crop into the view."""
