@@ -31,7 +31,7 @@ LABELS = (
 def run(bench: Bench) -> None:
     """Race."""
     for device in bench.devices:
-        count = bench.pick(32, 64, 1000) if device == "cpu" else bench.pick(256, 1000)
+        count = bench.pick(16, 48, 1000) if device == "cpu" else bench.pick(256, 1000)
         made = libraries.contenders(
             bench,
             "classify",

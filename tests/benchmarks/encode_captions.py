@@ -25,7 +25,7 @@ def run(bench: Bench) -> None:
     """Race, model by model."""
     for architecture in bench.pick(("ViT-B-32",), ("ViT-B-32", "MobileCLIP-S1")):
         for device in bench.devices:
-            count = bench.pick(32, 128, 1000) if device == "cpu" else bench.pick(512, 4096)
+            count = bench.pick(32, 64, 1000) if device == "cpu" else bench.pick(512, 4096)
             bench.race(
                 f"encode captions, {architecture}{libraries.on(device)}",
                 libraries.contenders(bench, "encode_captions", architecture, device, count=count),
@@ -34,7 +34,7 @@ def run(bench: Bench) -> None:
                 compare=same_direction(AT_LEAST),
                 rounds=bench.pick(1, 3, 5),
             )
-    count = bench.pick(200, 1000)
+    count = bench.pick(200, 500, 1000)
     bench.race(
         "encode captions, all-MiniLM-L6-v2",
         [

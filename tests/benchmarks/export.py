@@ -28,7 +28,7 @@ BATCH, WARM = 64, 8
 def run(bench: Bench) -> None:
     """Race."""
     for device in bench.devices:
-        count = bench.pick(32, 128, 2000) if device == "cpu" else bench.pick(512, 4096)
+        count = bench.pick(32, 64, 2000) if device == "cpu" else bench.pick(512, 4096)
         given = {"source": photo_folder(bench, count), "few": photo_folder(bench, WARM)}
         made = libraries.contenders(
             bench,

@@ -35,7 +35,7 @@ Epoch = Callable[[], "Iterable[tuple[Tensor, Tensor]]"]
 
 def run(bench: Bench) -> None:
     """Race, source by source."""
-    count = bench.pick(256, 512, 2048)
+    count = bench.pick(256, 384, 2048)
     files = bench.prepare("loading:write_sources", photos_of=photo_folder(bench, count))
     for source in bench.pick(("csv",), tuple(SOURCES)):
         given = {"source": source, "files": str(files), "count": count}

@@ -193,7 +193,7 @@ class Race:
         left = self.goes
         begun = time.perf_counter()
         if fresh and self.warm:
-            self._note(at, {**running.watched_go(0.02), "seconds": None})
+            self._note(at, {**running.watched_go(0.1), "seconds": None})
         elif turn == 0:
             self._note(at, running.watched_go(0.25))
             left -= 1

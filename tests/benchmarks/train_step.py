@@ -36,6 +36,8 @@ ARCHITECTURE = "ViT-B-32"
 MICRO, LARGE = 32, 128
 STEPS = 64
 RANK = 8
+ENOUGH = 80
+"""Seconds of a race, which are two rounds of steps of a batch."""
 PROCESS_BYTES = 4 * 2**30
 """The memory of a process at most."""
 
@@ -112,6 +114,7 @@ def race(bench: Bench, job: str, device: str, batch: int, kind: str) -> None:
         rounds=bench.pick(1, 1 if kind == "large" else 2, 5),
         together=psutil.virtual_memory().available > PROCESS_BYTES * len(contenders),
         warm=batch == MICRO,
+        **({"enough": ENOUGH} if bench.scale == "usual" else {}),
     )
 
 

@@ -23,7 +23,7 @@ COUNTED = 100
 def run(bench: Bench) -> None:
     """Race."""
     for device in bench.devices:
-        names = bench.pick(2, 4, 1000) if device == "cpu" else bench.pick(20, 200, 1000)
+        names = bench.pick(1, 3, 1000) if device == "cpu" else bench.pick(20, 200, 1000)
         made = libraries.contenders(
             bench, "zero_shot_head", ARCHITECTURE, device, ("open_clip", "clipkit"), names=names
         )
