@@ -166,13 +166,12 @@ class Results:
         if not row.counts:
             return f"| {row.who} | {row.problem} | | | | | |"
         middle, low, high = spread(row.seconds)
-        ratio = "{:.2f} ({:.2f} to {:.2f})".format(*spread(row.ratios)) if row.ratios else ""
         share = self.share(row)
         cells = [
             row.who,
             number(row.amount / middle),
             f"{number(middle)} ({number(low)} to {number(high)})",
-            ratio,
+            times(row) if row.ratios else "",
             "" if share is None else f"{100 * share:.0f} %",
             memory(row),
             row.agreement,
@@ -206,8 +205,12 @@ def summary(rows: Sequence[Row]) -> list[str]:
 def _pace_and_ratio(row: Row) -> list[str]:
     """Say how much a row gets through and how much faster than whom that is."""
     pace = row.amount / spread(row.seconds)[0]
-    ratio = "{:.2f} ({:.2f} to {:.2f})".format(*spread(row.ratios))
-    return [f"{number(pace)} {row.unit}/s", f"{ratio}, {row.against}"]
+    return [f"{number(pace)} {row.unit}/s", f"{times(row)}, {row.against}"]
+
+
+def times(row: Row) -> str:
+    """Return a row's ratio to the best peer in words."""
+    return "{:.2f} ({:.2f} to {:.2f})".format(*spread(row.ratios))
 
 
 def by_job(rows: Iterable[Row]) -> Iterable[tuple[str, Sequence[Row]]]:

@@ -37,7 +37,7 @@ MICRO, LARGE = 32, 128
 STEPS = 64
 RANK = 8
 ENOUGH = 80
-"""Seconds of a race, which are two rounds of steps of a batch."""
+"""Seconds of steps in a race after which no further round begins: a step takes its time."""
 PROCESS_BYTES = 5 * 2**30
 """The memory of a process at most, with what it is slower without: the files in the page cache."""
 
@@ -114,7 +114,7 @@ def race(bench: Bench, job: str, device: str, batch: int, kind: str) -> None:
         rounds=bench.pick(1, 1 if kind == "large" else 2, 5),
         together=psutil.virtual_memory().available > PROCESS_BYTES * len(contenders),
         warm=batch == MICRO,
-        **({"enough": ENOUGH} if bench.scale == "usual" else {}),
+        enough=bench.pick(ENOUGH / 4, ENOUGH, math.inf),
     )
 
 

@@ -122,7 +122,7 @@ def test_a_hue_turns_colours_only(picture: Image.Image) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("min_scale", 0.0), ("min_scale", 1.5), ("flip", -0.1), ("gray", 2), ("blur", float("nan")),
-     ("brightness", -1), ("hue", 0.6), ("contrast", float("inf"))],
+     ("brightness", -1), ("erase", 1.5), ("hue", 0.6), ("contrast", float("inf"))],
 )  # fmt: skip
 def test_numbers_out_of_range_are_refused(name: str, value: float) -> None:
     with pytest.raises(ConfigError) as refused:

@@ -47,7 +47,7 @@ def test_a_convolutional_tower_may_see_smaller_pictures() -> None:
 def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
     model = fresh_towers("test_efficientnet", text_width=64, text_layers=1, projection="mlp")
     model.save(str(tmp_path / "model"))
-    again = load(str(tmp_path / "model"))
+    again = load(tmp_path / "model")
     assert again.fingerprint() == model.fingerprint()
     with torch.inference_mode():
         torch.testing.assert_close(
