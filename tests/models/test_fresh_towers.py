@@ -55,7 +55,7 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("image", ["test_vit", "levit_128s"])
+@pytest.mark.parametrize("image", ["vit_tiny_patch16_224", "levit_128s"])
 def test_a_tower_for_one_size_is_built_for_that_which_is_asked(image: str, tmp_path: Path) -> None:
     model = fresh_towers(image, size=64, text_width=64, text_layers=1, dim=12)
     assert model.preprocessing.size == 64
