@@ -7,18 +7,17 @@ itself becomes the sum of what it was and of the low-rank change, as whoever rea
 names of the weights stay, and so does whatever is computed with them.
 """
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from clipkit.errors import ConfigError, MissingExtraError, ModelError
 from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.low_rank import adapt
 from clipkit.models.structure import CONTAINERS, TOWERS, innermost_blocks, look, used_from
 
 FUSED = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -32,34 +31,6 @@ FAST = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 PARTS = ("attention", "mlp")
 SIDES = ("lora_A", "lora_B")
-
-
-class LowRank(nn.Module):
-    """Adds `alpha / rank * B A` to a weight; B starts at zero, so that nothing changes at first.
-
-    Args:
-        weight: what is adapted; it is not kept.
-        rank: of the change.
-        alpha: see above.
-        parts: weights that lie in `weight` one below the other (q, k and v), each with its own A
-            and B.
-    """
-
-    def __init__(self, weight: Tensor, *, rank: int, alpha: float, parts: int = 1) -> None:
-        """Draw A as `nn.Linear` draws its weight."""
-        super().__init__()
-        rows, columns = weight.shape[0] // parts, weight[0].numel()
-        device = weight.device
-        self.lora_A = nn.Parameter(torch.empty(parts, rank, columns, device=device))
-        self.lora_B = nn.Parameter(torch.zeros(parts, rows, rank, device=device))
-        for part in self.lora_A:
-            nn.init.kaiming_uniform_(part, a=math.sqrt(5))
-        self.scaling = alpha / rank
-
-    def forward(self, weight: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Return the adapted weight."""
-        change = self.scaling * torch.bmm(self.lora_B, self.lora_A)
-        return weight + change.reshape(weight.shape).to(weight.dtype)
 
 
 def add_lora(
@@ -198,7 +169,7 @@ def attach_lora(model: DualEncoder, settings: Mapping[str, Any]) -> None:
             _inject(root, layers, settings)
     for name in settings["read"]:
         module, _, key = name.rpartition(".")
-        _adapt(model.get_submodule(module), key, settings)
+        adapt(model.get_submodule(module), key, rank=settings["rank"], alpha=settings["alpha"])
     model.architecture = {**model.architecture, "lora": dict(settings)}
     model.train(model.training)
 
@@ -220,26 +191,6 @@ def _inject(tower: nn.Module, layers: Sequence[str], settings: Mapping[str, Any]
     for layer in layers:
         parts = tower.get_submodule(layer)._modules
         parts["lora_dropout"] = parts.pop("lora_dropout")  # after what trains: see `rest_frozen`
-
-
-def _adapt(module: nn.Module, name: str, settings: Mapping[str, Any]) -> None:
-    """Make an attribute of a module the adapted weight; the parameter keeps its name and place."""
-    weight = module._parameters[name]
-    if weight is None or not isinstance(weight, Tensor):
-        raise ModelError(f"LoRA: {type(module).__name__} has no weight {name}")
-    parts = 3 if name == "in_proj_weight" else 1
-    low_rank = LowRank(weight, rank=settings["rank"], alpha=settings["alpha"], parts=parts)
-    if "lora_weights" in module._modules:
-        module.get_submodule("lora_weights").add_module(name, low_rank)
-    else:
-        module.lora_weights = nn.ModuleDict({name: low_rank})
-
-    def adapted(self: nn.Module) -> Tensor:
-        found: Tensor = self._modules["lora_weights"][name](self._parameters[name])  # type: ignore[index]
-        return found
-
-    kind = type(module)
-    module.__class__ = type(kind.__name__, (kind,), {name: property(adapted), "lora_of": kind})
 
 
 @torch.no_grad()

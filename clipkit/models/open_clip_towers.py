@@ -2,8 +2,8 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig
 
 from clipkit.errors import ModelError
+from clipkit.models.last_block import answer_for_one, reading
 from clipkit.models.open_clip_tokenizers import FramedTokenizer
 from clipkit.models.tokenizers import Tokenizer, Tokens, TransformersTokenizer
 
@@ -43,6 +44,14 @@ DRAWS = {
 }
 """What draws the random weights of a new model."""
 
+PLACES: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "first": lambda inputs, _: inputs.new_zeros(len(inputs), dtype=torch.long),
+    "last": lambda ids, _: ids.new_full((len(ids),), ids.shape[1] - 1),
+    "argmax": lambda ids, _: ids.argmax(1),
+    "eos": lambda ids, eos: (ids == eos).int().argmax(1),
+}
+"""Where the token is that a tower pools, by open_clip's name of the rule for texts."""
+
 
 class OpenClipImageTower(nn.Module):
     """An image tower of open_clip, parted from its projection.
@@ -55,12 +64,14 @@ class OpenClipImageTower(nn.Module):
         """Keep the model."""
         super().__init__()
         self.model = model
+        self.reads = _answer_for_one(model)
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch features"]:
         """Return the pooled features."""
-        features: Tensor = self.model(images)
+        with _reading(self.model, self.reads, images):
+            features: Tensor = self.model(images)
         return features
 
 
@@ -77,13 +88,42 @@ class OpenClipTextTower(nn.Module):
         super().__init__()
         self.model = model
         self.shortens = shortens
+        self.reads = _answer_for_one(model)
         if getattr(model, "attn_mask", None) is not None:
             model.get_submodule("transformer").register_forward_pre_hook(_cut, with_kwargs=True)
 
     def forward(self, tokens: Tokens) -> Float[Tensor, "batch features"]:
         """Return one vector for each text."""
-        features: Tensor = self.model(tokens["input_ids"])
+        ids = tokens["input_ids"]
+        with _reading(self.model, self.reads, ids):
+            features: Tensor = self.model(ids)
         return features
+
+
+def _answer_for_one(tower: Any) -> str | None:
+    """Have the last block compute the one token that a tower reads, where it reads one.
+
+    Returns:
+        Which of `PLACES` has it; none where all tokens are read, or the block is of another kind.
+    """
+    from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
+
+    reads = None
+    if type(tower) is VisionTransformer and tower.attn_pool is None and tower.pool_type == "tok":
+        reads = "first"
+    if type(tower) is TextTransformer and tower.cls_emb is None and tower.pool_type in PLACES:
+        reads = tower.pool_type
+    if reads is None or type(tower.transformer.resblocks[-1]) is not ResidualAttentionBlock:
+        return None
+    answer_for_one(tower.transformer.resblocks[-1])
+    return reads
+
+
+def _reading(tower: Any, reads: str | None, inputs: Tensor) -> AbstractContextManager[None]:
+    """Return what to enter while a tower computes; checkpointing would come back outside it."""
+    if reads is None or tower.transformer.grad_checkpointing:
+        return nullcontext()
+    return reading(PLACES[reads](inputs, getattr(tower, "eos_id", 0)))
 
 
 def _cut(

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from clipkit.data.preprocess import normalize
+from clipkit.models.attention import fast_attention
 from clipkit.models.dual_encoder import DualEncoder, project_features
 from clipkit.train.batches import PairBatch, Part
 from clipkit.train.chance import seed_chance
@@ -74,17 +75,20 @@ class Pairs(nn.Module):
         """Return the features of what is given, the logit scale, and the bias or zero."""
         model = self.model
         image_features = text_features = None
-        if images is not None:
-            encode = model.project_image if self.cached_images else model.encode_image
-            image_features = encode(images)
-        if texts is not None:
-            text_features = (
-                model.project_text(texts) if isinstance(texts, Tensor) else model.encode_text(texts)
-            )
+        with fast_attention(model.device):
+            if images is not None:
+                encode = model.project_image if self.cached_images else model.encode_image
+                image_features = encode(images)
+            if texts is not None:
+                text_features = (
+                    model.project_text(texts)
+                    if isinstance(texts, Tensor)
+                    else model.encode_text(texts)
+                )
+            views = self._views(first, second)
         scale, bias = model.logit_scale, model.logit_bias
         # A copy: what wraps the model for several processes looks for operations on parameters.
         bias = torch.zeros_like(scale) if bias is None else bias.clone()
-        views = self._views(first, second)
         return Features(image_features, text_features, *views), scale, bias
 
     def _views(

@@ -11,7 +11,6 @@ from transformers import BertTokenizerFast
 from clipkit.errors import ConfigError, MissingExtraError, ModelError
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.lora import (
-    LowRank,
     add_lora,
     attach_lora,
     lora_parameters,
@@ -137,40 +136,6 @@ def test_fused_attention_equals_the_formula(tokenizer: BertTokenizerFast) -> Non
             b = adapters[f"{attention}.out_proj.weight.lora_B"]
             out.add_(6 / 2 * b[0] @ a[0])
     assert differ(encoded(model), encoded(reference)) < 1e-6
-
-
-@pytest.mark.parametrize("inference", [True, False])
-def test_attention_alone_is_adapted_on_its_fast_path_too(inference: bool) -> None:
-    torch.manual_seed(0)
-    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0).eval()
-    x = torch.randn(2, 5, 8)
-    before = layer(x)
-    settings = {"rank": 2, "alpha": 4.0}
-    from clipkit.models.lora import _adapt
-
-    for module, name in (
-        (layer.self_attn, "in_proj_weight"),
-        (layer.self_attn.out_proj, "weight"),
-        (layer.linear1, "weight"),
-    ):
-        _adapt(module, name, settings)
-        with torch.no_grad():
-            module.get_parameter(f"lora_weights.{name}.lora_B").normal_()
-    slow = layer(x).detach()
-    assert (slow - before).abs().max() > 0.01
-    with torch.inference_mode(inference):
-        torch.testing.assert_close(layer(x), slow, rtol=1e-5, atol=1e-5)
-
-
-def test_a_low_rank_change() -> None:
-    torch.manual_seed(0)
-    weight = torch.randn(6, 4, 3, 3)
-    low_rank = LowRank(weight, rank=2, alpha=4.0)
-    assert torch.equal(low_rank(weight), weight)
-    nn.init.normal_(low_rank.lora_B)
-    change = (low_rank(weight) - weight).flatten(1)
-    assert torch.linalg.matrix_rank(change) == 2
-    torch.testing.assert_close(change, 2.0 * low_rank.lora_B[0] @ low_rank.lora_A[0])
 
 
 def test_which_layers_are_reached(make_model: Make, tokenizer: BertTokenizerFast) -> None:
