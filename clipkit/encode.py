@@ -105,7 +105,7 @@ def iter_image_features(
         model: what encodes; the training mode of its parts is put back after each batch.
         images: undecoded images; `None` is a row that has none and becomes an error.
         batch_size: input rows a batch; those that cannot be decoded are missing from it. When
-            `None`, 4 or 16 on a CPU, by what the image tower is made of, and 128 elsewhere.
+            `None`, 8 or 16 on a CPU, by what the image tower is made of, and 128 elsewhere.
         workers: threads that decode; the number of cores, at most 8, when `None`.
         encode: what to run in place of `model.encode_image`, such as one tower alone.
 
@@ -250,13 +250,13 @@ def _pixels_or_reason(image: ImageSource | None, preprocessing: Preprocessing) -
 def images_a_batch(model: DualEncoder) -> int:
     """Return how many images suit a forward pass.
 
-    A CPU's caches hold no more than 4 of a tower that is made of convolutions; a ViT, which has one
+    A CPU's caches hold no more than 8 of a tower that is made of convolutions; a ViT, which has one
     alone, is not slower with 16 than with more.
     """
     if model.device.type != "cpu":
         return 128
     layers = sum(isinstance(part, torch.nn.Conv2d) for part in model.image_tower.modules())
-    return 4 if layers > MANY_CONVOLUTIONS else 16
+    return 8 if layers > MANY_CONVOLUTIONS else 16
 
 
 def _check_batch_size(batch_size: int) -> None:

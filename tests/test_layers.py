@@ -36,7 +36,7 @@ ONLY = {
     "pydantic": {"components.py"},
     "yaml": {"recipe/plan.py", "recipe/read.py", "data/manifest.py"},
     "resvg_py": {"data/openmoji.py"},
-    "timm": {"models/paired_towers.py"},
+    "timm": {"models/paired_towers.py", "models/precision.py"},
     "accelerate": {"train/processes.py"},
     "onnxruntime": {"models/onnx_export.py"},
     "ray": {"embed/on_ray.py"},

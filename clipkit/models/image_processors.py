@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from transformers import AutoImageProcessor
-
 from clipkit.errors import ModelError
 from clipkit.types import Preprocessing, per_channel
 
@@ -34,6 +32,8 @@ def read_preprocessing(spec: str) -> Preprocessing:
     Raises:
         ModelError: it cannot be read, or does something else; names the option.
     """
+    from transformers import AutoImageProcessor  # takes as long as all of clipkit.models
+
     with refusing(spec, "image processor"):
         processor = AutoImageProcessor.from_pretrained(spec, backend="pil", trust_remote_code=False)
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import timm
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -37,6 +36,8 @@ class ImageTower(nn.Module):
 
     def __init__(self, name: str, *, pretrained: bool = False, size: int | None = None) -> None:
         """Build the model; raises ModelError for a name timm does not know."""
+        import timm  # takes as long as torch itself
+
         super().__init__()
         if not timm.is_model(name):
             hint = did_you_mean(name, timm.list_models(exclude_filters="test_*"))
@@ -88,6 +89,8 @@ class TextTower(nn.Module):
 
 def find_image_model(pattern: str, fits: Callable[[Any], bool]) -> str | None:
     """Return timm's name of the first architecture that fits, of those a pattern stands for."""
+    import timm
+
     for name in timm.list_models(pattern):
         with torch.device("meta"):
             model = timm.create_model(name, num_classes=0)
@@ -249,6 +252,8 @@ def _slim(config: dict[str, Any]) -> dict[str, Any]:
 
 def timm_preprocessing(name: str) -> Preprocessing:
     """Return the preprocessing that timm's pretrained weights of this architecture expect."""
+    import timm
+
     config = timm.get_pretrained_cfg(name) or timm.get_pretrained_cfg("vit_small_patch16_224")
     size = int(config.input_size[-1])
     interpolation = config.interpolation if config.interpolation == "bilinear" else "bicubic"

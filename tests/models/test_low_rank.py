@@ -74,7 +74,7 @@ def test_training_computes_what_evaluation_does(
     found = gradients(model.train())
     assert len(found) == len(expected) == 1 + len(lora_parameters(model))
     for mine, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,10 @@ def test_training_computes_what_evaluation_does(
 def test_attention_that_is_asked_for_more(settings: dict[str, Any]) -> None:
     torch.manual_seed(0)
     module = nn.MultiheadAttention(8, 2, batch_first=True)
-    for name in ("in_proj_weight", "out_proj.weight"):
-        owner, _, key = name.rpartition(".")
-        adapt(module.get_submodule(owner), key, rank=2, alpha=4.0)
-        nn.init.normal_(
-            module.get_parameter(f"{owner}{'.' * bool(owner)}lora_weights.{key}.lora_B")
-        )
+    parts: list[tuple[nn.Module, str]] = [(module, "in_proj_weight"), (module.out_proj, "weight")]
+    for part, name in parts:
+        adapt(part, name, rank=2, alpha=4.0)
+        nn.init.normal_(part.get_parameter(f"lora_weights.{name}.lora_B"))
     x, other = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
     told = {"need_weights": False, **settings}
     for seen in (x, other):
@@ -103,11 +101,9 @@ def test_attention_that_is_asked_for_more(settings: dict[str, Any]) -> None:
         found = module.train()(x, seen, seen, **told)
         torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-5)
         assert (found[1] is None) == (expected[1] is None)
-    with torch.no_grad():
-        by_place = module(x, x, x, None, False, settings.get("attn_mask"))
-    torch.testing.assert_close(
-        by_place[0], module.eval()(x, x, x, None, False, settings.get("attn_mask"))[0]
-    )
+    by_place = (x, x, x, None, False, torch.randn(5, 5))
+    expected, found = module.eval()(*by_place), module.train()(*by_place)
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_of_attention_stays() -> None:

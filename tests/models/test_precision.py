@@ -93,6 +93,28 @@ def test_towers_with_batch_normalisation_stay_as_they_are(
     assert all(parameter.requires_grad for parameter in model.image_tower.parameters())
 
 
+def test_branches_for_training_become_one(make_model: Callable[..., DualEncoder]) -> None:
+    """Of a MobileOne, whose batch norms keep it in float32."""
+    full = make_model(image="mobileone_s0")
+    with torch.no_grad():
+        for name, value in [*full.named_parameters(), *full.named_buffers()]:
+            normalises = ".bn" in name or "identity" in name
+            if normalises and value.is_floating_point():  # as if it had been trained
+                value.add_(0.2 * torch.rand_like(value))
+    half, images = copy.deepcopy(full), torch.randn(3, 3, 64, 64)
+    halve_towers(half)
+    layers = [sum(isinstance(m, torch.nn.Conv2d) for m in t.modules()) for t in (full, half)]
+    assert layers[1] < layers[0] / 2
+    assert not any(parameter.requires_grad for parameter in half.image_tower.parameters())
+    with torch.inference_mode():
+        features = half.encode_image(images)
+        assert cosine(full.encode_image(images), features) > 0.99999
+    halve_towers(half)  # a second time, and training: nothing changes
+    with torch.inference_mode():
+        assert torch.equal(half.train().encode_image(images), features)
+    assert half.fingerprint() == full.fingerprint()
+
+
 def test_towers_called_alone_take_and_give_float32(model: DualEncoder) -> None:
     halve_towers(model)
     assert model.image_tower(torch.randn(2, 3, 160, 160)).dtype == torch.float32
