@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from clipkit.models.attention import attend
+
 Places = Int[Tensor, " batch"]
 
 _READ: ContextVar[Places | None] = ContextVar("places that are read", default=None)
@@ -59,10 +61,12 @@ def _forward(
     if attn_mask is not None:
         mask = attn_mask[places].to(seen.dtype)
         mask = mask.repeat_interleave(block.attn.num_heads, 0)[:, None]
-    attended = block.attn(
-        seen[rows, places][:, None], seen, seen, need_weights=False, attn_mask=mask
-    )
-    one = x[rows, places][:, None] + block.ls_1(attended[0])
+    query = seen[rows, places][:, None]
+    if block.attn.training and type(block.attn) is not nn.MultiheadAttention:  # it has adapters
+        attended = block.attn(query, seen, seen, need_weights=False, attn_mask=mask)[0]
+    else:
+        attended = attend(block.attn, query, seen, mask)
+    one = x[rows, places][:, None] + block.ls_1(attended)
     one = one + block.ls_2(block.mlp(block.ln_2(one)))
     everywhere: Tensor = one.expand(-1, x.shape[1], -1)
     return everywhere

@@ -75,13 +75,12 @@ def halve_towers(model: DualEncoder) -> None:
         if normalises and not any(hasattr(part, way) for part in tower.modules() for way in FOLDS):
             continue
         model.tower_digests[name] = state_digest(tower)
-        tower.requires_grad_(False)
         if normalises:
             from timm.utils.model import reparameterize_model
 
-            reparameterize_model(tower.eval(), inplace=True)
+            reparameterize_model(tower.eval(), inplace=True).requires_grad_(False)
             continue
-        tower.to(torch.bfloat16)
+        tower.requires_grad_(False).to(torch.bfloat16)
         tower.register_forward_pre_hook(_into_bf16)
         tower.register_forward_hook(_into_float32)
 

@@ -41,7 +41,11 @@ def run(bench: Bench) -> None:
             folder_of_photos=photo_folder(bench, count),
         )
         benchmark = Contender(
-            "CLIP_benchmark", "classify:by_clip_benchmark", made[0].given, device=device
+            "CLIP_benchmark",
+            "classify:by_clip_benchmark",
+            made[0].given,
+            imports=libraries.IMPORTS["CLIP_benchmark"],
+            device=device,
         )
         bench.race(
             f"classify {count} photos, 20 labels{libraries.on(device)}",

@@ -1,5 +1,6 @@
 """A contender: a process of its own that works when told, and what it takes then."""
 
+import atexit
 import json
 import os
 import signal
@@ -18,10 +19,15 @@ import numpy as np
 import psutil
 
 from tests.benchmarks.compare import Answer
+from tests.benchmarks.nursery import Nursery
 
 ROOT = Path(__file__).parents[2]
 SECONDS_AT_MOST = 900
 """What no single go may take."""
+FORKS = sys.platform == "linux"
+MANY = 2**20
+NURSERIES: dict[tuple[str, tuple[str, ...]], Nursery] = {}
+"""By the interpreter, and by what they have imported; they end with this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,8 @@ class Contender:
         given: its keywords.
         command: in place of a function, a command line whose whole run is the work; where it prints
             a JSON list or object last, that is its answer.
+        imports: modules that its process has imported when it begins, to save their time; see
+            `nursery`.
         precision: "float32" or "bf16": which ceiling counts, and which peers it is compared with.
         python: an interpreter of its own.
         device: "cpu" or "cuda".
@@ -43,6 +51,7 @@ class Contender:
     function: str = ""
     given: Mapping[str, Any] = field(default_factory=dict)
     command: Sequence[str] = ()
+    imports: tuple[str, ...] = ()
     precision: str = "float32"
     python: str = sys.executable
     device: str = "cpu"
@@ -60,23 +69,23 @@ class Contender:
 
 
 def tree_memory(pid: int) -> float:
-    """Return the MB that a process and all below it hold; what they share counts once."""
-    total = 0.0
+    """Return the MB that a process holds, and those that the processes below it have to themselves.
+
+    What others hold too, such as the code of libraries, counts whole, so that it does not matter
+    how many contenders there are.
+    """
     try:
         root = psutil.Process(pid)
-        tree = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
+        total = float(root.memory_info().rss)
+        below = root.children(recursive=True)
+    except psutil.Error:
         return 0.0
-    for process in tree:
+    for process in below:
         try:
-            rollup = Path(f"/proc/{process.pid}/smaps_rollup")
-            if rollup.exists():
-                total += int(rollup.read_text().partition("\nPss:")[2].split()[0]) / 1024
-            else:
-                total += process.memory_info().rss / 2**20
-        except (psutil.Error, OSError, IndexError):  # it has ended
+            total += process.memory_full_info().uss
+        except (psutil.Error, OSError):  # it has ended
             continue
-    return total
+    return total / 2**20
 
 
 class Sampler:
@@ -116,8 +125,58 @@ class ContenderError(Exception):
     """A contender could not do its work."""
 
 
+def nursery_of(contender: Contender) -> Nursery:
+    """Return the process that has imported what a contender imports, or start it."""
+    key = (contender.python, contender.imports)
+    if key not in NURSERIES:
+        NURSERIES[key] = Nursery(contender.python, contender.imports, str(ROOT))
+        atexit.register(NURSERIES[key].close)
+    return NURSERIES[key]
+
+
+class Forked:
+    """A worker of a nursery, as `subprocess.Popen` has those that it starts.
+
+    Args:
+        contender: who.
+        words: of its command line.
+        log: the descriptor that it writes its complaints to.
+
+    Attributes:
+        pid: of the process, which leads a group of its own.
+        stdin: what it reads.
+        stdout: what it writes.
+    """
+
+    def __init__(self, contender: Contender, words: Sequence[str], log: int) -> None:
+        """Start it."""
+        asked, told = os.pipe(), os.pipe()
+        files = (asked[0], told[1], log)
+        self.pid = nursery_of(contender).fork(words, contender.environment, files)
+        self.stdin, self.stdout = os.fdopen(asked[1], "w"), os.fdopen(told[0])
+        os.close(asked[0])
+        os.close(told[1])
+
+    def poll(self) -> int | None:
+        """Return something when it has ended."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return 0
+        return None
+
+    def wait(self) -> int:
+        """Return when it has ended, of which its end of the pipe tells."""
+        while self.stdout.read(MANY):
+            pass
+        return 0
+
+
+Process = Forked | subprocess.Popen[str]
+
+
 @contextmanager
-def killed_after(process: "subprocess.Popen[str]", seconds: float) -> Iterator[threading.Event]:
+def killed_after(process: "Process", seconds: float) -> Iterator[threading.Event]:
     """End a process and what it started, should it take too long."""
     late = threading.Event()
 
@@ -133,7 +192,7 @@ def killed_after(process: "subprocess.Popen[str]", seconds: float) -> Iterator[t
         timer.cancel()
 
 
-def end(process: "subprocess.Popen[str]") -> None:
+def end(process: "Process") -> None:
     """End a process and what it started."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
@@ -156,20 +215,24 @@ class Running:
         self.about: dict[str, Any] | None = None
         self.answer_file, self.log = folder / "answer.npz", folder / "log"
         module, _, function = contender.function.partition(":")
-        words = ["-m", "tests.benchmarks.worker", f"tests.benchmarks.{module}", function]
         if not Path(contender.python).exists():
             raise ContenderError("not installed: its environment is not there")
+        given, answer = json.dumps(contender.given), str(self.answer_file)
+        words = [f"tests.benchmarks.{module}", function, given, answer]
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [contender.python, *words, json.dumps(contender.given), str(self.answer_file)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                cwd=ROOT,
-                env=contender.environment,
-                start_new_session=True,
-            )
+            if contender.imports and FORKS:
+                self.process: Process = Forked(contender, words, log.fileno())
+            else:
+                self.process = subprocess.Popen(
+                    [contender.python, "-m", "tests.benchmarks.worker", *words],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    cwd=ROOT,
+                    env=contender.environment,
+                    start_new_session=True,
+                )
 
     def ready(self) -> dict[str, Any]:
         """Wait until it has set itself up; return what it tells of its work."""

@@ -38,8 +38,13 @@ def run(bench: Bench) -> None:
     bench.race(
         "encode captions, all-MiniLM-L6-v2",
         [
-            Contender("sentence-transformers", "encode_captions:minilm_by_peer", {"count": count}),
-            Contender("clipkit", "encode_captions:minilm_by_clipkit", {"count": count}),
+            Contender(
+                who,
+                f"encode_captions:minilm_by_{by}",
+                {"count": count},
+                imports=libraries.IMPORTS[who],
+            )
+            for who, by in (("sentence-transformers", "peer"), ("clipkit", "clipkit"))
         ],
         amount=count,
         unit="captions",

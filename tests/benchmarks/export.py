@@ -50,6 +50,7 @@ def run(bench: Bench) -> None:
                 one.who,
                 one.function,
                 {**one.given, "out": str(bench.folder / f"out{at}{device}")},
+                imports=one.imports,
                 precision=one.precision,
                 python=one.python,
                 device=device,

@@ -17,6 +17,15 @@ WHO = {
     "clipkit": ("by_clipkit", ("float32", "auto")),
 }
 
+IMPORTS = {
+    "open_clip": ("open_clip",),
+    "CLIP_benchmark": ("open_clip",),
+    "transformers": ("torch", "transformers"),
+    "sentence-transformers": ("sentence_transformers",),
+    "clipkit": ("clipkit.models", "open_clip"),
+}
+"""What each has imported before it begins, of what it would import anyway; see `nursery`."""
+
 
 def on(device: str) -> str:
     """Return what a job on a device is called besides."""
@@ -50,6 +59,7 @@ def contenders(
             f"{name} {precision}",
             f"{job}:{WHO[name][0]}",
             {**told, "precision": precision},
+            imports=IMPORTS[name],
             precision="float32" if precision == "float32" else "bf16",
             device=device,
         )

@@ -12,10 +12,12 @@ from typing import Any
 
 from tests.benchmarks.compare import Answer, Compare
 from tests.benchmarks.contenders import (
+    FORKS,
     SECONDS_AT_MOST,
     Contender,
     ContenderError,
     Running,
+    nursery_of,
     run_command,
 )
 
@@ -157,6 +159,9 @@ class Race:
     def _start(self, folder: Path, stack: ExitStack) -> dict[int, Running]:
         """Start all processes; return when all have set themselves up, which is mostly imports."""
         kept: dict[int, Running] = {}
+        for contender in self.contenders:
+            if contender.imports and FORKS:
+                nursery_of(contender)  # all of them import at once
         for at, contender in enumerate(self.contenders):
             if contender.command:
                 continue

@@ -102,7 +102,14 @@ def race(bench: Bench, job: str, device: str, batch: int, kind: str) -> None:
         who, _, precision = name.rpartition(" ")
         told = {**given, "precision": precision, "architecture": ARCHITECTURE}
         counted = "bf16" if precision in HALF else "float32"
-        made = Contender(name, MAKERS[who], told, precision=counted, device=device)
+        made = Contender(
+            name,
+            MAKERS[who],
+            told,
+            imports=libraries.IMPORTS[who],
+            precision=counted,
+            device=device,
+        )
         contenders.append(made)
     bench.race(
         job,

@@ -33,7 +33,11 @@ def run(bench: Bench) -> None:
             [
                 *[one for one in made if one.is_peer],
                 Contender(
-                    "CLIP_benchmark", "zero_shot_head:by_clip_benchmark", peer.given, device=device
+                    "CLIP_benchmark",
+                    "zero_shot_head:by_clip_benchmark",
+                    peer.given,
+                    imports=libraries.IMPORTS["CLIP_benchmark"],
+                    device=device,
                 ),
                 *[one for one in made if not one.is_peer],
             ],

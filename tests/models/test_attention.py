@@ -80,7 +80,7 @@ def test_values_and_gradients_follow_the_formula(
         added = torch.zeros(9, 9).masked_fill(~mask, -torch.inf)
     theirs = attended(sides, attn_mask=mask)
     assert not calls
-    with torch.autocast("cpu", torch.bfloat16), fast_attention(CPU):
+    with fast_attention(CPU):
         mine = attended(sides, attn_mask=mask)
     assert len(calls) == 2 * {1: 5, 600: 3, 2**18: 1}[part]
     for own, other, exact in zip(mine, theirs, by_the_formula(sides, added, 0.25), strict=True):
@@ -92,7 +92,7 @@ def test_values_and_gradients_follow_the_formula(
 
 def test_other_keys_and_another_scale(calls: list[int]) -> None:
     sides = drawn(keys=4)
-    with torch.autocast("cpu", torch.bfloat16), fast_attention(CPU):
+    with fast_attention(CPU):
         mine = attended(sides, scale=0.7)
     assert calls
     for own, exact in zip(mine, by_the_formula(sides, None, 0.7), strict=True):
@@ -130,8 +130,6 @@ def test_long_inputs_are_left_to_pytorch(calls: list[int], monkeypatch: pytest.M
 
 
 def test_float32_is_left_to_pytorch(calls: list[int]) -> None:
-    with fast_attention(CPU):
-        attended(drawn())
     with torch.autocast("cpu", torch.bfloat16), fast_attention(CPU):
         single = [side.detach().float().requires_grad_() for side in drawn()]
         attended(single)
@@ -193,6 +191,36 @@ def test_multi_head_attention_that_is_asked_for_more(
             found = module(query, query, query, **told)
     assert torch.equal(found[0], expected[0])
     assert (found[1] is None) == (expected[1] is None)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_inference(kind: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask keeps the module off its own fast path, which is as fast."""
+    torch.manual_seed(0)
+    module = nn.MultiheadAttention(32, 2, batch_first=True).eval().to(kind)
+    query = torch.randn(4, 9, 32).to(kind)
+    mask = torch.full((9, 9), -torch.inf).triu(1).to(kind)
+    seen: list[bool] = []
+    fused = attention.fused_attention
+
+    def watched(tokens: Tensor, *others: Any) -> Tensor:
+        seen.append(tokens.is_contiguous())
+        return fused(tokens, *others)
+
+    monkeypatch.setattr(attention, "fused_attention", watched)
+    with torch.inference_mode():
+        expected = module(query, query, query, need_weights=False, attn_mask=mask)[0]
+        assert not seen
+        with fast_attention(CPU):
+            found = module(query, query, query, need_weights=False, attn_mask=mask)[0]
+    assert seen == [True]
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.01)
+
+
+def test_other_devices_are_left_alone(calls: list[int]) -> None:
+    with fast_attention(torch.device("cuda")):
+        attended(drawn())
+    assert not calls
 
 
 def test_towers_of_all_libraries_use_it(calls: list[int]) -> None:

@@ -74,7 +74,7 @@ def test_training_computes_what_evaluation_does(
     found = gradients(model.train())
     assert len(found) == len(expected) == 1 + len(lora_parameters(model))
     for mine, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-5)
+        assert (mine - other).norm() < 1e-4 * other.norm()
 
 
 @pytest.mark.parametrize(
