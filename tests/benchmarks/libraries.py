@@ -1,6 +1,7 @@
 """One model of random weights as each library loads it, and who can work with it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tests.benchmarks.contenders import Contender
@@ -102,23 +103,34 @@ def sentence_transformers(folder: str, architecture: str, device: str, precision
     return SentenceTransformer(f"{folder}/transformers", device=device)
 
 
-def image_flops(model: "DualEncoder") -> float:
-    """Return the operations that one image needs."""
+@contextmanager
+def counting() -> Iterator[Any]:
+    """Count operations, also those of attention, whose fast path nobody counts."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def image_flops(model: "DualEncoder") -> float:
+    """Return the operations that one image needs."""
+    import torch
+
     size = model.preprocessing.size
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+    with counting() as counter:
         model.encode_image(torch.zeros(1, 3, size, size, device=model.device))
     return float(counter.get_total_flops())
 
 
 def text_flops(model: "DualEncoder", texts: Sequence[str]) -> float:
     """Return the operations that texts need, each no longer than it is."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+    with counting() as counter:
         for text in texts:
             tokens = model.tokenize([text])
             model.encode_text({name: one.to(model.device) for name, one in tokens.items()})
