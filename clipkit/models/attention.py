@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, multi_head_attention_forward, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
@@ -130,26 +130,6 @@ INSTEAD: dict[Any, Callable[..., Any]] = {
 def can_fuse(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
     """Whether `fused_attention` takes what multi-head attention was given: batches of tokens."""
     return key is value and query.dim() == 3 and (mask is None or mask.is_floating_point())
-
-
-def attend(
-    attention: nn.MultiheadAttention,
-    query: Float[Tensor, "batch tokens width"],
-    seen: Float[Tensor, "batch keys width"],
-    mask: Float[Tensor, "..."] | None,
-) -> Float[Tensor, "batch tokens width"]:
-    """Return what a module would, which has one weight for query, key and value and no dropout.
-
-    The module itself would turn batches round, and multiply them sample by sample in inference.
-    """
-    width, weight, bias = attention.embed_dim, attention.in_proj_weight, attention.in_proj_bias
-
-    def project(tokens: Tensor, parts: slice) -> Tensor:
-        rows = slice(width * parts.start, width * parts.stop)
-        return linear(tokens, weight[rows], None if bias is None else bias[rows])
-
-    joined = fused_attention(query, seen, project, mask, attention.num_heads)
-    return linear(joined, attention.out_proj.weight, attention.out_proj.bias)
 
 
 def fused_attention(

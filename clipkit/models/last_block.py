@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from clipkit.models.attention import attend
+from clipkit.models.attention import fast_attention
 
 Places = Int[Tensor, " batch"]
 
@@ -55,17 +55,15 @@ def _forward(
     if places is None or special:
         whole: Tensor = type(block).forward(block, x, k_x, v_x, attn_mask)
         return whole
-    rows = torch.arange(len(x), device=x.device)
+    rows = torch.arange(x.shape[0], device=x.device)
     seen = block.ln_1(x)
     mask = None
     if attn_mask is not None:
         mask = attn_mask[places].to(seen.dtype)
         mask = mask.repeat_interleave(block.attn.num_heads, 0)[:, None]
     query = seen[rows, places][:, None]
-    if block.attn.training and type(block.attn) is not nn.MultiheadAttention:  # it has adapters
+    with fast_attention(x.device):
         attended = block.attn(query, seen, seen, need_weights=False, attn_mask=mask)[0]
-    else:
-        attended = attend(block.attn, query, seen, mask)
     one = x[rows, places][:, None] + block.ls_1(attended)
     one = one + block.ls_2(block.mlp(block.ln_2(one)))
     everywhere: Tensor = one.expand(-1, x.shape[1], -1)

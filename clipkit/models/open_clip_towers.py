@@ -45,8 +45,8 @@ DRAWS = {
 """What draws the random weights of a new model."""
 
 PLACES: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "first": lambda inputs, _: inputs.new_zeros(len(inputs), dtype=torch.long),
-    "last": lambda ids, _: ids.new_full((len(ids),), ids.shape[1] - 1),
+    "first": lambda inputs, _: inputs.new_zeros(inputs.shape[0], dtype=torch.long),
+    "last": lambda ids, _: ids.new_full((ids.shape[0],), ids.shape[1] - 1),
     "argmax": lambda ids, _: ids.argmax(1),
     "eos": lambda ids, eos: (ids == eos).int().argmax(1),
 }
