@@ -63,7 +63,7 @@ $(PEERS)/clip_benchmark/.made: Makefile $(VENV)/.dev
 peers: $(VENV)/.dev
 	-$(MAKE) --no-print-directory -k $(PEERS)/clip-retrieval/.made $(PEERS)/clip_benchmark/.made
 
-bench: peers  ## Measure clipkit beside its peers (forty minutes): benchmarks.md
+bench: peers  ## Measure clipkit beside its peers (half an hour): benchmarks.md
 	$(BIN)/python -m tests.benchmarks
 
 bench-quick: peers  ## The same on small sizes (minutes)

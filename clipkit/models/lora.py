@@ -3,8 +3,8 @@
 peft adapts the layers that are called. Fused attention reads its weights instead (`in_proj_weight`
 and `out_proj` of `nn.MultiheadAttention`, `in_proj_weight` of open_clip's own attention), which a
 layer in their place would not notice, or peft only as a whole and without dropout: there the weight
-itself becomes the sum of what it was and of the low-rank change, as whoever reads it sees it. The
-names of the weights stay, and so does whatever is computed with them.
+itself becomes the sum of what it was and of the low-rank change, as whoever reads it sees it (see
+`low_rank`). The names of the weights stay, and so does whatever is computed with them.
 """
 
 import re

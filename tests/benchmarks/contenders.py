@@ -169,6 +169,8 @@ class Forked:
         """Return when it has ended, of which its end of the pipe tells."""
         while self.stdout.read(MANY):
             pass
+        while self.poll() is None:
+            time.sleep(0.01)
         return 0
 
 

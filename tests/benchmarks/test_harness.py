@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.benchmarks.compare import Answer, same_direction, same_for_scale, same_numbers
-from tests.benchmarks.contenders import Contender
+from tests.benchmarks.contenders import FORKS, Contender, Running
 from tests.benchmarks.harness import Bench
 from tests.benchmarks.race import Race, Row, compare_with_peers, spread
 from tests.benchmarks.table import Results
@@ -181,10 +181,56 @@ def test_one_that_fails_says_so_and_the_others_go_on(tmp_path: Path) -> None:
     assert rows[-1].against == "peer"
 
 
-def test_one_that_takes_too_long_is_ended() -> None:
-    one = [contender("clipkit", "sleeping")]
-    (row,) = Race("job", one, amount=1, unit="things", limit=5).run()
+@pytest.mark.parametrize("imports", [(), ("json",)])
+def test_one_that_takes_too_long_is_ended(imports: tuple[str, ...]) -> None:
+    one = Contender("clipkit", "test_harness:sleeping", imports=imports)
+    (row,) = Race("job", [one], amount=1, unit="things", limit=5).run()
     assert row.problem == "took more than 5 s"
+
+
+def telling(name: str) -> Work:
+    """What a worker is told by its environment, what it has imported, and who it is."""
+
+    def go() -> dict[str, np.ndarray]:
+        own = [os.getpid(), os.getppid(), os.getpgid(0), int("tabnanny" in sys.modules)]
+        return {"own": np.array(own), "told": np.array(len(os.environ.get(name, "")))}
+
+    return Work(go)
+
+
+@pytest.mark.skipif(not FORKS, reason="Linux alone forks them")
+def test_workers_that_begin_with_their_imports_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process imports, for all who import the same; each of its workers is its own."""
+    imports = ("tabnanny", "a_library_that_nobody_has")
+    one = Contender("clipkit", "test_harness:telling", {"name": "TOLD"}, imports=imports)
+    told = []
+    for word in ("a", "abc"):
+        monkeypatch.setenv("TOLD", word)
+        (tmp_path / word).mkdir()
+        running = Running(one, tmp_path / word)
+        running.go(keep=True)
+        told.append(running.answer())
+        assert running.process.poll() is None
+        running.close()
+        assert running.process.poll() is not None
+    assert [int(answer["told"]) for answer in told] == [1, 3]
+    (first, parent, group, has), (second, same, _, _) = (answer["own"] for answer in told)
+    assert has
+    assert first == group != second
+    assert parent == same != os.getpid()
+
+
+def test_one_that_fails_after_its_imports_says_so(tmp_path: Path) -> None:
+    contenders = [
+        Contender(name, f"test_harness:{name}", imports=("json",))
+        for name in ("failing", "importing", "dying")
+    ]
+    rows = Race("job", contenders, amount=1, unit="things").run()
+    assert rows[0].problem == "ValueError: no such thing"
+    assert rows[1].problem.startswith("not installed: No module named 'a_library")
+    assert rows[2].problem == "its process ended: out of memory"
 
 
 def test_unequal_work_has_no_ratio(tmp_path: Path) -> None:
