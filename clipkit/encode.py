@@ -254,8 +254,8 @@ def _pixels_or_reason(image: ImageSource | None, preprocessing: Preprocessing) -
 def images_a_batch(model: DualEncoder) -> int:
     """Return how many images suit a forward pass.
 
-    A CPU's caches hold no more than 8 of a tower that is made of convolutions; a ViT, which has one
-    alone, is not slower with 16 than with more.
+    On a CPU 8 suit the towers of convolutions that were measured, whose images fill its caches; a
+    ViT, which has one convolution, is not slower with 16 than with more.
     """
     if model.device.type != "cpu":
         return 128

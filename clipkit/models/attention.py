@@ -2,11 +2,12 @@
 
 Two of PyTorch's functions take much longer there than they need. `multi_head_attention_forward`
 turns batches round, and in inference in bfloat16 multiplies by a copy of the weights for each
-token: half of the time of a text tower. The gradient of `scaled_dot_product_attention` in bfloat16
-takes two to four times as long as its products, at the lengths of captions and of pictures of 224
-pixels. What is here instead has scores and softmax in float32 as that has, keeps nothing of the
-size tokens x tokens for the way back, and works through the batch in parts that fit into the cache.
-Dao et al. 2022, https://arxiv.org/abs/2205.14135, say how probabilities are had again.
+token: half of the time of a text tower. `scaled_dot_product_attention` in bfloat16, forward and
+backward, takes 2.4 to 2.9 times as long as what is here at 24 to 77 tokens, 1.3 and 1.5 times at
+197 and 257 (two cores of an AMD EPYC). What is here instead has scores and softmax in float32 as
+that has, keeps nothing of the size tokens x tokens for the way back, and works through the batch in
+parts that fit into the cache. Dao et al. 2022, https://arxiv.org/abs/2205.14135, say how
+probabilities are had again.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from torch.nn.functional import linear, multi_head_attention_forward, scaled_dot
 from torch.overrides import TorchFunctionMode
 
 LONGEST = 320
-"""Tokens above which PyTorch's own is faster."""
+"""Tokens above which PyTorch's own is left alone: at 577 it is faster, at 257 it is not."""
 PART = 2**18
 """Probabilities that are held at once."""
 
@@ -162,7 +163,7 @@ def fused_attention(
         (q,), (k, v) = parted(query, slice(0, 1)), parted(seen, slice(1, 3))
     if mask is not None and mask.dim() == 3:
         mask = mask.view(batch, heads, tokens, -1)
-    attended = _attended(q, k, v, mask)
+    attended = _attended(q, k, v, mask)  # `_Products`, which may be who calls, is off in here
     if attended is None:
         mask = None if mask is None else mask.to(q.dtype)
         attended = scaled_dot_product_attention(q, k, v, mask)

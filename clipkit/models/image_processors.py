@@ -32,7 +32,7 @@ def read_preprocessing(spec: str) -> Preprocessing:
     Raises:
         ModelError: it cannot be read, or does something else; names the option.
     """
-    from transformers import AutoImageProcessor  # takes as long as all of clipkit.models
+    from transformers import AutoImageProcessor  # takes seconds
 
     with refusing(spec, "image processor"):
         processor = AutoImageProcessor.from_pretrained(spec, backend="pil", trust_remote_code=False)

@@ -36,7 +36,7 @@ class ImageTower(nn.Module):
 
     def __init__(self, name: str, *, pretrained: bool = False, size: int | None = None) -> None:
         """Build the model; raises ModelError for a name timm does not know."""
-        import timm  # takes as long as torch itself
+        import timm  # takes seconds
 
         super().__init__()
         if not timm.is_model(name):

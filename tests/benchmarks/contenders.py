@@ -24,7 +24,6 @@ from tests.benchmarks.nursery import Nursery
 ROOT = Path(__file__).parents[2]
 SECONDS_AT_MOST = 900
 """What no single go may take."""
-FORKS = sys.platform == "linux"
 MANY = 2**20
 NURSERIES: dict[tuple[str, tuple[str, ...]], Nursery] = {}
 """By the interpreter, and by what they have imported; they end with this process."""
@@ -60,6 +59,11 @@ class Contender:
     def is_peer(self) -> bool:
         """Whether it is not clipkit."""
         return not self.who.startswith("clipkit")
+
+    @property
+    def forks(self) -> bool:
+        """Whether its process is forked from one that has its imports."""
+        return bool(self.imports) and sys.platform == "linux"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -152,7 +156,10 @@ class Forked:
         """Start it."""
         asked, told = os.pipe(), os.pipe()
         files = (asked[0], told[1], log)
-        self.pid = nursery_of(contender).fork(words, contender.environment, files)
+        try:
+            self.pid = nursery_of(contender).fork(words, contender.environment, files)
+        except OSError as error:
+            raise ContenderError(f"no process of its own: {error}") from None
         self.stdin, self.stdout = os.fdopen(asked[1], "w"), os.fdopen(told[0])
         os.close(asked[0])
         os.close(told[1])
@@ -222,7 +229,7 @@ class Running:
         given, answer = json.dumps(contender.given), str(self.answer_file)
         words = [f"tests.benchmarks.{module}", function, given, answer]
         with self.log.open("w") as log:
-            if contender.imports and FORKS:
+            if contender.forks:
                 self.process: Process = Forked(contender, words, log.fileno())
             else:
                 self.process = subprocess.Popen(

@@ -12,7 +12,6 @@ from typing import Any
 
 from tests.benchmarks.compare import Answer, Compare
 from tests.benchmarks.contenders import (
-    FORKS,
     SECONDS_AT_MOST,
     Contender,
     ContenderError,
@@ -160,7 +159,7 @@ class Race:
         """Start all processes; return when all have set themselves up, which is mostly imports."""
         kept: dict[int, Running] = {}
         for contender in self.contenders:
-            if contender.imports and FORKS:
+            if contender.forks:
                 nursery_of(contender)  # all of them import at once
         for at, contender in enumerate(self.contenders):
             if contender.command:

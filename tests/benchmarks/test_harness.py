@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.benchmarks.compare import Answer, same_direction, same_for_scale, same_numbers
-from tests.benchmarks.contenders import FORKS, Contender, Running
+from tests.benchmarks.contenders import Contender, Running
 from tests.benchmarks.harness import Bench
 from tests.benchmarks.race import Race, Row, compare_with_peers, spread
 from tests.benchmarks.table import Results
@@ -198,7 +198,7 @@ def telling(name: str) -> Work:
     return Work(go)
 
 
-@pytest.mark.skipif(not FORKS, reason="Linux alone forks them")
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone forks them")
 def test_workers_that_begin_with_their_imports_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
