@@ -1,5 +1,6 @@
 """What the cells of a row hold: its image, its captions, its id; for one row and for many."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +35,7 @@ def image_source(value: Any, root: Path) -> ImageSource | str:
         return "no image named"
     if re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE):
         return "image is an address, not a file"
-    file = Path(name) if Path(name).is_absolute() else inside(root, name)
+    file = Path(name) if os.path.isabs(name) else inside(root, name)  # noqa: PTH117
     return file if file is not None else "path leads out of the root folder"
 
 

@@ -145,8 +145,13 @@ def inside(root: Path, relative: str) -> Path | None:
 
     Symbolic links are not followed for this: whoever owns the folder may have put them there.
     """
-    joined = Path(os.path.normpath(root / relative))
-    return joined if joined.is_relative_to(os.path.normpath(root)) else None
+    # Each row of a table comes here: by strings it takes half as long as by paths.
+    joined = os.path.normpath(os.path.join(root, relative))  # noqa: PTH118
+    tail = os.path.normpath(relative)
+    stays = not tail.startswith((os.sep, os.pardir))
+    if stays or Path(os.path.abspath(joined)).is_relative_to(os.path.abspath(root)):  # noqa: PTH100
+        return Path(joined)
+    return None
 
 
 def _read_lines(path: Path) -> list[str]:

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -117,9 +118,19 @@ def test_rows_of_a_manifest(folder: Path) -> None:
     assert not rejects
 
 
+@pytest.mark.parametrize("root", [".", "..", "a/.."])
+def test_nothing_leads_out_of_a_root_without_a_name(root: str) -> None:
+    assert inside(Path(root), "../b") is None
+    assert inside(Path(root), "a/../../b") is None
+    assert inside(Path(root), "a/../b") == Path(os.path.normpath(f"{root}/b"))
+
+
 def test_inside_and_nothing(tmp_path: Path) -> None:
     assert inside(tmp_path, "a/../b") == tmp_path / "b"
     assert inside(tmp_path, "../b") is None
+    assert inside(tmp_path, f"../{tmp_path.name}/b") == tmp_path / "b"
+    assert inside(tmp_path, "..b/c") == tmp_path / "..b/c"
+    assert inside(tmp_path, "/b") is None
     assert [is_nothing(x) for x in (None, "", " NaN ", "None", 0, "cat")] == [True] * 4 + [
         False
     ] * 2
