@@ -60,8 +60,9 @@ def encode_texts(
     Args:
         model: what encodes; the training mode of its parts is put back afterwards.
         texts: any number of texts; what is longer than the model's context is cut.
-        batch_size: texts a forward pass; when `None`, 32 on a CPU, where shorter batches have less
-            padding and are not slower otherwise, and 256 elsewhere.
+        batch_size: texts a forward pass; when `None`, on a CPU 32, where shorter batches have less
+            padding and are not slower otherwise, but 64 for towers that read the padding; elsewhere
+            256.
         progress: called after each batch.
         encode: what to run in place of `model.encode_text`, such as one tower alone.
 
@@ -74,7 +75,7 @@ def encode_texts(
     if isinstance(texts, str):
         raise ConfigError(f"texts is one string; give a list: [{texts!r}]")
     if batch_size is None:
-        batch_size = 32 if model.device.type == "cpu" else 256
+        batch_size = 256 if model.device.type != "cpu" else 32 if model.shortens_texts else 64
     _check_batch_size(batch_size)
     encode = encode or model.encode_text
     features = torch.zeros(len(texts), model.dim)

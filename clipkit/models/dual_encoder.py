@@ -169,8 +169,13 @@ class DualEncoder(nn.Module):
         """
         if isinstance(texts, str):
             raise ModelError("tokenize takes a list of texts, not one string: write [text]")
-        shorten = bool(getattr(self.text_tower, "shortens", True))
-        return self.tokenizer(list(texts), shorten=shorten, pieces=self.long_texts == "pieces")
+        pieces = self.long_texts == "pieces"
+        return self.tokenizer(list(texts), shorten=self.shortens_texts, pieces=pieces)
+
+    @property
+    def shortens_texts(self) -> bool:
+        """Whether texts are padded to the longest of them only, not to the whole context."""
+        return bool(getattr(self.text_tower, "shortens", True))
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text has before any is cut, the special ones counted."""

@@ -73,15 +73,14 @@ def export_onnx(model: DualEncoder, folder: Path) -> None:
     _export(_Images(model), (images,), ({0: any_size},), folder / IMAGE, ["images"])
     tokens = model.tokenize(["a photo of a cat", "two dogs that run in the park"])
     names = tuple(tokens)
-    shortens = bool(getattr(model.text_tower, "shortens", True))
-    axes = {0: any_size, 1: any_size} if shortens else {0: any_size}
+    axes = {0: any_size, 1: any_size} if model.shortens_texts else {0: any_size}
     shapes = (tuple(axes for _ in names),)
     _export(_Texts(model, names), tuple(tokens.values()), shapes, folder / TEXT, list(names))
     bias = model.logit_bias
     description = {
         "preprocessing": asdict(model.preprocessing),
         "tokenizer": {"folder": "tokenizer", **model.tokenizer.save(folder / "tokenizer")},
-        "shortens": shortens,
+        "shortens": model.shortens_texts,
         "similarity": model.similarity,
         "logit_scale": model.logit_scale.item(),
         "logit_bias": None if bias is None else bias.item(),
