@@ -37,9 +37,9 @@ JOBS = (
 )
 
 
-def tell(rows: Sequence[Row]) -> None:
-    """Print what a race came to."""
-    sys.stdout.write(f"{rows[0].job}\n" if rows else "")
+def tell(rows: Sequence[Row], took: float) -> None:
+    """Print what a race came to, and its seconds with all that is not timed."""
+    sys.stdout.write(f"{rows[0].job} ({took:.0f} s)\n" if rows else "")
     for row in rows:
         seconds = " ".join(f"{one:.3g}" for one in row.seconds)
         ratios = " ".join(f"{one:.2f}" for one in row.ratios)

@@ -31,7 +31,7 @@ LABELS = (
 def run(bench: Bench) -> None:
     """Race."""
     for device in bench.devices:
-        count = bench.pick(16, 48, 1000) if device == "cpu" else bench.pick(256, 1000)
+        count = bench.pick(16, 32, 1000) if device == "cpu" else bench.pick(256, 1000)
         made = libraries.contenders(
             bench,
             "classify",
@@ -53,7 +53,7 @@ def run(bench: Bench) -> None:
             amount=count,
             unit="images",
             compare=same_numbers(2e-3),
-            rounds=bench.pick(1, 2, 3),
+            rounds=bench.pick(1, 3),
             warm=False,
         )
 

@@ -287,7 +287,9 @@ class Running:
             return {name: arrays[name] for name in arrays.files}
 
     def close(self) -> None:
-        """End it."""
+        """End it; once is enough."""
+        if self.process.stdout is not None and self.process.stdout.closed:
+            return
         end(self.process)
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 BATCH = 256
 AT_LEAST = 0.999
-COUNTED = 64
 
 
 def run(bench: Bench) -> None:
@@ -58,8 +57,7 @@ def by_clipkit(count: int, **which: str) -> Work:
     from clipkit.encode import encode_texts
 
     model, texts = libraries.clipkit(**which), make_captions(count)
-    counted = texts[:COUNTED]
-    flops = libraries.text_flops(model, counted) * count / len(counted)
+    flops = libraries.text_flops(model, texts)
     return Work(lambda: encode_texts(model, texts).numpy(), flops=flops)
 
 

@@ -63,7 +63,7 @@ def run(bench: Bench) -> None:
             amount=count,
             unit="images",
             compare=same_direction(0.999),
-            rounds=bench.pick(1, 2, 3),
+            rounds=bench.pick(1, 3),
             warm=False,
         )
 

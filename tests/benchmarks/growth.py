@@ -21,8 +21,6 @@ from tests.benchmarks.worker import Work
 
 PICTURES, LINKS, PIECE = 100, "abcd", 250_000
 DIM, QUERIES = 512, 10
-MANY = 100_000
-"""Rows; more of them are gone through once."""
 
 
 def run(bench: Bench) -> None:
@@ -33,6 +31,8 @@ def run(bench: Bench) -> None:
         "read",
         bench.pick((1_000, 100_000), (1_000, 10_000, 100_000, 1_000_000), (1_000_000, 10_000_000)),
         lambda rows: {"table": str(bench.prepare("growth:write_table", rows=rows))},
+        warm_up_to=10_000,
+        again_up_to=100_000,
     )
     grow(
         bench,
@@ -44,7 +44,8 @@ def run(bench: Bench) -> None:
             "few": str(bench.prepare("growth:write_table", rows=100)),
             "out": str(bench.folder / f"store{rows}"),
         },
-        warm_up_to=0,
+        warm_up_to=1_000,
+        again_up_to=10_000,
     )
     grow(
         bench,
@@ -53,6 +54,7 @@ def run(bench: Bench) -> None:
         bench.pick((1_000, 20_000), (1_000, 10_000, 100_000, 1_000_000)),
         lambda rows: {"store": str(bench.prepare("growth:write_store", rows=rows))},
         warm_up_to=1_000_000,
+        again_up_to=1_000_000,
     )
 
 
@@ -62,9 +64,21 @@ def grow(
     function: str,
     sizes: Sequence[int],
     given: Callable[[int], dict[str, Any]],
-    warm_up_to: int = MANY,
+    *,
+    warm_up_to: int,
+    again_up_to: int,
 ) -> None:
-    """Measure one job at each size, and note how it grows."""
+    """Measure one job at each size, and note how it grows.
+
+    Args:
+        bench: measures.
+        job: what the work is.
+        function: of this module.
+        sizes: rows.
+        given: to the function, for so many rows.
+        warm_up_to: rows; of more, a first time is like any other.
+        again_up_to: rows; more of them are gone through once.
+    """
     before: Row | None = None
     for rows in sizes:
         contender = Contender(f"clipkit, {rows:,} rows", f"growth:{function}", given(rows))
@@ -73,15 +87,18 @@ def grow(
             [contender],
             amount=rows,
             unit="rows",
-            rounds=bench.pick(1, 3) if rows <= warm_up_to else 1,
+            rounds=bench.pick(1, 3) if rows <= again_up_to else 1,
             warm=rows <= warm_up_to,
         )
         if before is not None and before.counts and row.counts:
             more = row.amount / before.amount
             longer = spread(row.seconds)[0] / spread(before.seconds)[0]
+            least = min(row.seconds) / max(before.seconds)
+            most = max(row.seconds) / min(before.seconds)
             row.note = (
                 f"{before.amount:,.0f} to {row.amount:,.0f} rows: {more:.0f} times as many,"
-                f" {longer:.1f} times as long, {before.memory_mb:.0f} to {row.memory_mb:.0f} MB."
+                f" {longer:.1f} times as long (by the rounds {least:.1f} to {most:.1f}),"
+                f" {before.memory_mb:.0f} to {row.memory_mb:.0f} MB."
             )
         before = row
 

@@ -8,6 +8,7 @@ or is not installed, has a row that says so.
 import json
 import math
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from tests.benchmarks.race import Race, Row
 
 ENOUGH = 45
 """Seconds of work in a race after which no further round begins, but for the sizes people have."""
+ROUNDS = 3
+"""That there are in any case: of fewer, an interval says nothing."""
 
 Scale = Literal["quick", "usual", "whole"]
 
@@ -28,7 +31,7 @@ class Bench:
         folder: for files, gone afterwards.
         scale: "quick", "usual", or "whole": the sizes that people have, whatever they take.
         devices: "cpu", and "cuda" where there is one.
-        told: called with each race's rows.
+        told: called with each race's rows, and the seconds that it took.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class Bench:
         folder: Path,
         scale: Scale = "usual",
         devices: Sequence[str] = ("cpu",),
-        told: Callable[[Sequence[Row]], None] | None = None,
+        told: Callable[[Sequence[Row], float], None] | None = None,
     ) -> None:
         """Begin with no rows."""
         self.folder, self.scale, self.devices = folder, scale, devices
@@ -53,10 +56,12 @@ class Bench:
     def race(self, job: str, contenders: Sequence[Contender], **settings: Any) -> list[Row]:
         """Have contenders race, see `Race`; keep their rows and return them."""
         settings.setdefault("enough", self.pick(ENOUGH / 4, ENOUGH, math.inf))
+        settings.setdefault("at_least", self.pick(1, ROUNDS))
+        begun = time.perf_counter()
         rows = Race(job, contenders, **settings).run()
         self.rows += rows
         if self.told is not None:
-            self.told(rows)
+            self.told(rows, time.perf_counter() - begun)
         return rows
 
     def prepare(self, function: str, **given: Any) -> Path:

@@ -45,7 +45,7 @@ def run(bench: Bench) -> None:
             amount=count,
             unit="images",
             compare=same_numbers(0.1),
-            rounds=bench.pick(1, 3, 5),
+            rounds=bench.pick(1, 5),
         )
 
 

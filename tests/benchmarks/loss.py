@@ -50,7 +50,7 @@ def run(bench: Bench) -> None:
                 amount=batch,
                 unit="pairs",
                 compare=same_for_scale(1e-3),
-                rounds=bench.pick(1, 2 if batch > 8192 else 5),
+                rounds=bench.pick(1, 3 if batch > 8192 else 5),
                 warm=batch <= 8192,
             )
 

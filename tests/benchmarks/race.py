@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import t as student
+
 from tests.benchmarks.compare import Answer, Compare
 from tests.benchmarks.contenders import (
     SECONDS_AT_MOST,
@@ -19,6 +21,9 @@ from tests.benchmarks.contenders import (
     nursery_of,
     run_command,
 )
+
+BEHIND = 1.2
+"""A peer that takes so many times the best peer's seconds is not the best; one round shows it."""
 
 
 @dataclass(slots=True)
@@ -41,6 +46,7 @@ class Row:
         flops: operations that the work needs, where known.
         agreement: how its answer compares with that of the race's first contender.
         problem: why it has no times, or why they do not count.
+        left: whether it was so far behind in the first round that it had no other.
         against: the best peer, which `ratios` are to.
         ratios: the best peer's seconds by its own, round by round.
         note: anything else.
@@ -61,6 +67,7 @@ class Row:
     flops: float | None = None
     agreement: str = ""
     problem: str = ""
+    left: bool = False
     against: str = ""
     ratios: list[float] = field(default_factory=list)
     note: str = ""
@@ -80,8 +87,25 @@ def spread(values: Sequence[float]) -> tuple[float, float, float]:
     return middle, low, high
 
 
+def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
+    """Return the median of some ratios and where they lie with 95 % confidence.
+
+    That is Student's interval on their logarithms: of two or three rounds the lowest and the
+    highest would look much surer than they are. One alone has no interval.
+    """
+    middle = statistics.median(ratios)
+    if len(ratios) < 2:
+        return middle, math.nan, math.nan
+    logs = [math.log(ratio) for ratio in ratios]
+    wide = float(student.ppf(0.975, len(logs) - 1)) * statistics.stdev(logs) / len(logs) ** 0.5
+    center = statistics.fmean(logs)
+    return middle, min(middle, math.exp(center - wide)), max(middle, math.exp(center + wide))
+
+
 class Race:
     """Some contenders and one work.
+
+    Peers that are far behind in the first round have no other: the best of them is among the rest.
 
     Args:
         job: what the work is.
@@ -98,6 +122,7 @@ class Race:
         limit: seconds that one go may take.
         enough: seconds of work, of all of them, after which no further round begins; what they take
             to start, most of it imports, does not count.
+        at_least: rounds that there are in any case.
     """
 
     def __init__(
@@ -115,12 +140,14 @@ class Race:
         together: bool = True,
         limit: float = SECONDS_AT_MOST,
         enough: float = math.inf,
+        at_least: int = 1,
     ) -> None:
         """Make a row for each."""
         self.contenders = contenders
         self.compare = {"float32": compare, "bf16": compare_bf16 or compare}
         self.rounds, self.goes, self.warm = rounds, goes, warm
-        self.together, self.limit, self.enough = together, limit, enough
+        self.together, self.limit = together, limit
+        self.enough, self.at_least = enough, at_least
         self.rows = [
             Row(job, one.who, one.device, one.precision, one.is_peer, amount, unit)
             for one in contenders
@@ -133,10 +160,10 @@ class Race:
         with ExitStack() as stack, tempfile.TemporaryDirectory() as name:
             kept = self._start(Path(name), stack) if self.together else {}
             for turn in range(self.rounds):
-                if turn and self.worked > self.enough:
+                if turn >= self.at_least and self.worked > self.enough:
                     break
                 for at, contender in enumerate(self.contenders):
-                    if self.rows[at].problem:
+                    if self.rows[at].problem or self.rows[at].left:
                         continue
                     try:
                         if contender.command:
@@ -151,6 +178,10 @@ class Race:
                                 running.close()
                     except ContenderError as error:
                         self.rows[at].problem = str(error)
+                if turn == 0:
+                    leave(self.rows)
+                    for at in [at for at in kept if self.rows[at].left]:
+                        kept.pop(at).close()  # its memory is the others'
         share_flops(self.rows)
         compare_with_peers(self.rows)
         return self.rows
@@ -165,8 +196,8 @@ class Race:
             if contender.command:
                 continue
             try:
-                kept[at] = Running(contender, self._folder(folder, at), self.limit)
-                stack.callback(kept[at].close)
+                kept[at] = running = Running(contender, self._folder(folder, at), self.limit)
+                stack.callback(running.close)
             except ContenderError as error:
                 self.rows[at].problem = str(error)
         for at, running in kept.items():
@@ -231,6 +262,20 @@ class Race:
             raise ContenderError(f"the work is not equal: {error}") from None
 
 
+def pace(row: Row) -> float:
+    """Return the seconds that a row takes for a unit."""
+    return statistics.median(row.seconds) / row.amount
+
+
+def leave(rows: Sequence[Row]) -> None:
+    """Have peers leave that are far behind: the float32 ones in float32, the others behind any."""
+    peers = [row for row in rows if row.is_peer and row.counts]
+    for row in peers:
+        exact = [one for one in peers if one.precision == "float32"]
+        rivals = exact if row.precision == "float32" else peers
+        row.left = pace(row) > BEHIND * min(map(pace, rivals))
+
+
 def share_flops(rows: Sequence[Row]) -> None:
     """The work needs what clipkit's first counted run needed, whoever does it."""
     known = [row.flops for row in rows if row.flops]
@@ -241,12 +286,12 @@ def share_flops(rows: Sequence[Row]) -> None:
 def compare_with_peers(rows: Sequence[Row]) -> None:
     """Find each row's best peer: of float32, the best of float32; of bf16, the best of all."""
     for row in rows:
-        peers = [one for one in rows if one.is_peer and one.counts]
+        peers = [one for one in rows if one.is_peer and one.counts and not one.left]
         if row.precision == "float32":
             peers = [one for one in peers if one.precision == "float32"]
         if not row.counts or not peers:
             continue
-        best = min(peers, key=lambda one: statistics.median(one.seconds) / one.amount)
+        best = min(peers, key=pace)
         scale = row.amount / best.amount
         row.against = best.who
         row.ratios = [

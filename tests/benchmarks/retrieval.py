@@ -35,7 +35,7 @@ def run(bench: Bench) -> None:
             amount=images * captions,
             unit="captions",
             compare=same_numbers(1e-3),
-            rounds=bench.pick(1, 2, 5),
+            rounds=bench.pick(1, 3 if captions > 1 else 5, 5),
             warm=captions == 1,
         )
 

@@ -13,7 +13,6 @@ from tests.benchmarks.compare import same_numbers
 from tests.benchmarks.contenders import Contender
 from tests.benchmarks.harness import Bench
 from tests.benchmarks.inputs import model_folder, photo_folder
-from tests.benchmarks.peers import CLIP_RETRIEVAL
 
 LABELS = ["dog", "boat", "house"]
 IMPORTS = ("open_clip", "sentence_transformers", "transformers", "clipkit")
@@ -67,7 +66,6 @@ print((image @ texts.T / 0.07).softmax(-1)[0].tolist())
 
 def run(bench: Bench) -> None:
     """Race."""
-    rounds = bench.pick(1, 2, 5)
     bench.race(
         "import",
         [
@@ -76,27 +74,23 @@ def run(bench: Bench) -> None:
         ],
         amount=1,
         unit="starts",
-        rounds=rounds,
+        rounds=bench.pick(1, 5),
         warm=False,
     )
     commands = {
         "open_clip_train": [sys.executable, "-m", "open_clip_train.main", "--help"],
         "transformers": [str(Path(sys.executable).with_name("transformers")), "--help"],
-        "clip-retrieval": [CLIP_RETRIEVAL, "-m", "clip_retrieval.cli", "--help"],
         "clipkit": [sys.executable, "-m", "clipkit", "--help"],
     }
     bench.race(
         "--help",
-        [
-            Contender(who, command=words, python=words[0] if "retrieval" in who else sys.executable)
-            for who, words in commands.items()
-        ],
+        [Contender(who, command=words) for who, words in commands.items()],
         amount=1,
         unit="starts",
-        rounds=rounds,
+        rounds=bench.pick(1, 4, 5),
         warm=False,
     )
-    ready(bench, rounds)
+    ready(bench)
 
 
 def said(name: str) -> list[str]:
@@ -104,7 +98,7 @@ def said(name: str) -> list[str]:
     return [sys.executable, "-c", f"import {name}"]
 
 
-def ready(bench: Bench, rounds: int) -> None:
+def ready(bench: Bench) -> None:
     """Race to an answer."""
     folder = model_folder(bench, "ViT-B-32")
     photo = f"{photo_folder(bench, 1)}/000000.jpg"
@@ -125,6 +119,6 @@ def ready(bench: Bench, rounds: int) -> None:
         amount=1,
         unit="starts",
         compare=same_numbers(1e-3),
-        rounds=rounds,
+        rounds=bench.pick(1, 3, 5),
         warm=False,
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from tests.benchmarks.contenders import ROOT
-from tests.benchmarks.race import Row, spread
+from tests.benchmarks.race import BEHIND, Row, interval, spread
 
 PACKAGES = (
     "torch",
@@ -110,8 +110,8 @@ class Results:
                 told["seconds_spread"] = dict(zip(names, spread(row.seconds), strict=True))
                 told["units_a_second"] = row.amount / spread(row.seconds)[0]
                 told["share_of_ceiling"] = self.share(row)
-            if row.ratios:
-                told["ratio_spread"] = dict(zip(names, spread(row.ratios), strict=True))
+            if len(row.ratios) > 1:
+                told["ratio_interval"] = dict(zip(names, interval(row.ratios), strict=True))
             rows.append(told)
         return {
             "begun": self.begun.isoformat(timespec="seconds"),
@@ -138,9 +138,11 @@ class Results:
             "",
             "The ratio is the best peer's seconds by the row's own, round by round (above 1 is"
             " faster than the best peer): for float32 the best in float32, else the best of all."
-            " Medians; in brackets quartiles, or the ends of less than four. Memory is of the whole"
-            " tree of processes; in brackets what the work added. A share of the ceiling counts the"
-            " operations that the work needs.",
+            " Medians; in brackets, of seconds quartiles, or the ends of less than four; of ratios"
+            " the interval of 95 % confidence (Student's, of logarithms). A peer that is"
+            f" {BEHIND:g} times as slow as the best in the first round has no other. Memory is of"
+            " the whole tree of processes; in brackets what the work added. A share of the ceiling"
+            " counts the operations that the work needs.",
             "",
             *summary(self.rows),
         ]
@@ -210,7 +212,8 @@ def _pace_and_ratio(row: Row) -> list[str]:
 
 def times(row: Row) -> str:
     """Return a row's ratio to the best peer in words."""
-    return "{:.2f} ({:.2f} to {:.2f})".format(*spread(row.ratios))
+    middle, low, high = interval(row.ratios)
+    return f"{middle:.2f}" if len(row.ratios) < 2 else f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def by_job(rows: Iterable[Row]) -> Iterable[tuple[str, Sequence[Row]]]:

@@ -13,7 +13,7 @@ import pytest
 from tests.benchmarks.compare import Answer, same_direction, same_for_scale, same_numbers
 from tests.benchmarks.contenders import Contender, Running
 from tests.benchmarks.harness import Bench
-from tests.benchmarks.race import Race, Row, compare_with_peers, spread
+from tests.benchmarks.race import Race, Row, compare_with_peers, interval, leave, spread
 from tests.benchmarks.table import Results
 from tests.benchmarks.worker import Pace, Work
 
@@ -267,17 +267,18 @@ def test_a_command_and_its_answer() -> None:
     assert len(rows[1].ratios) == 3
 
 
-def test_ratios_are_to_the_best_peer_of_the_same_precision() -> None:
-    def row(who: str, precision: str, *seconds: float) -> Row:
-        peer = not who.startswith("clipkit")
-        return Row("job", who, "cpu", precision, peer, 10, "images", list(seconds))
+def row_of(who: str, precision: str, *seconds: float) -> Row:
+    peer = not who.startswith("clipkit")
+    return Row("job", who, "cpu", precision, peer, 10, "images", list(seconds))
 
+
+def test_ratios_are_to_the_best_peer_of_the_same_precision() -> None:
     rows = [
-        row("slow", "float32", 8.0, 8.0),
-        row("good", "float32", 4.0, 6.0),
-        row("half", "bf16", 2.0, 2.0),
-        row("clipkit", "float32", 2.0, 2.0),
-        row("clipkit auto", "bf16", 1.0, 1.0),
+        row_of("slow", "float32", 8.0, 8.0),
+        row_of("good", "float32", 4.0, 6.0),
+        row_of("half", "bf16", 2.0, 2.0),
+        row_of("clipkit", "float32", 2.0, 2.0),
+        row_of("clipkit auto", "bf16", 1.0, 1.0),
     ]
     compare_with_peers(rows)
     found = {one.who: (one.against, one.ratios) for one in rows}
@@ -285,6 +286,59 @@ def test_ratios_are_to_the_best_peer_of_the_same_precision() -> None:
     assert found["good"] == ("good", [1.0, 1.0])
     assert found["clipkit"] == ("good", [2.0, 3.0])
     assert found["clipkit auto"] == ("half", [2.0, 2.0])
+
+
+def test_who_is_far_behind_leaves() -> None:
+    told = {
+        "good": ("float32", [1.0]),
+        "near": ("float32", [1.15]),
+        "far": ("float32", [1.3]),
+        "half": ("bf16", [0.5]),
+        "slow half": ("bf16", [0.9]),
+        "clipkit": ("float32", [9.0]),
+    }
+    rows = [row_of(who, precision, *seconds) for who, (precision, seconds) in told.items()]
+    failed = Row("job", "failed", "cpu", "float32", True, 1, "things", [0.1], problem="not equal")
+    leave([*rows, failed])
+    assert [one.who for one in rows if one.left] == ["far", "slow half"]
+
+
+def waiting(log: str, who: str, seconds: float) -> Work:
+    def go() -> None:
+        time.sleep(seconds)
+        with Path(log).open("a") as file:
+            file.write(f"{who}\n")
+
+    return Work(go)
+
+
+@pytest.mark.parametrize("imports", [(), ("json",)])
+def test_who_has_left_works_no_more(tmp_path: Path, imports: tuple[str, ...]) -> None:
+    log = tmp_path / "log"
+    contenders = [
+        Contender(
+            who,
+            "test_harness:waiting",
+            {"log": str(log), "who": who, "seconds": seconds},
+            imports=imports,
+        )
+        for who, seconds in {"clipkit": 0.0, "good": 0.05, "far": 2.0}.items()
+    ]
+    rows = Race("job", contenders, amount=1, unit="things", rounds=3, warm=False).run()
+    assert log.read_text().split() == ["clipkit", "good", "far", *["clipkit", "good"] * 2]
+    assert [len(one.seconds) for one in rows] == [3, 3, 1]
+    assert rows[0].against == "good"
+    assert rows[2].left
+    assert not rows[2].problem
+
+
+def test_the_interval_of_ratios() -> None:
+    middle, low, high = interval([1.0, 2.0, 4.0])
+    assert middle == 2.0
+    wide = 4.303 * np.log(2) / 3**0.5
+    assert np.log([low, high]) == pytest.approx([np.log(2) - wide, np.log(2) + wide], rel=1e-3)
+    assert np.isnan(interval([1.5])[1:]).all()
+    assert interval([1.5])[0] == 1.5
 
 
 def test_spread() -> None:
@@ -339,11 +393,12 @@ def test_the_table(tmp_path: Path) -> None:
     results.problems["search"] = "OSError: full"
     results.write(tmp_path / "benchmarks.json")
     text = (tmp_path / "benchmarks.md").read_text()
-    assert "| clipkit | 5 | 2 (1 to 4) | 2.00 (1.00 to 3.00) | 25 % | 500 (+20) |  |" in text
-    assert "| encode | 5 images/s | 2.00 (1.00 to 3.00), peer |  |  |" in text
+    assert "| clipkit | 5 | 2 (1 to 4) | 2.00 (0.46 to 7.22) | 25 % | 500 (+20) |  |" in text
+    assert "| encode | 5 images/s | 2.00 (0.46 to 7.22), peer |  |  |" in text
     assert "| peer | not installed |" in text
     assert "Not measured: OSError: full" in text
     told = json.loads((tmp_path / "benchmarks.json").read_text())
     assert told["rows"][0]["share_of_ceiling"] == 0.25
-    assert told["rows"][0]["ratio_spread"] == {"median": 2.0, "low": 1.0, "high": 3.0}
+    interval = told["rows"][0]["ratio_interval"]
+    assert [round(interval[name], 2) for name in ("low", "median", "high")] == [0.46, 2.0, 7.22]
     assert "seconds_spread" not in told["rows"][1]

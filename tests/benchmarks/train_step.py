@@ -36,8 +36,6 @@ ARCHITECTURE = "ViT-B-32"
 MICRO, LARGE = 32, 128
 STEPS = 64
 RANK = 8
-ENOUGH = 80
-"""Seconds of steps in a race after which no further round begins: a step takes its time."""
 PROCESS_BYTES = 5 * 2**30
 """The memory of a process at most, with what it is slower without: the files in the page cache."""
 
@@ -118,10 +116,9 @@ def race(bench: Bench, job: str, device: str, batch: int, kind: str) -> None:
         unit="pairs",
         compare=same_numbers(1e-3),
         compare_bf16=same_numbers(0.05),
-        rounds=bench.pick(1, 1 if kind == "large" else 2, 5),
+        rounds=bench.pick(1, 3, 5),
         together=psutil.virtual_memory().available > PROCESS_BYTES * len(contenders),
         warm=batch == MICRO,
-        enough=bench.pick(ENOUGH / 4, ENOUGH, math.inf),
     )
 
 
@@ -187,10 +184,7 @@ def by_clipkit(batch: int, lora: bool, **which: str) -> Work:
 def step_flops(model: "DualEncoder", batch: int) -> float:
     """Return the operations of a step: forward, and twice as many backward."""
     texts = make_captions(batch)
-    each = (
-        libraries.image_flops(model) * batch + libraries.text_flops(model, texts[:32]) * batch / 32
-    )
-    return 3 * each
+    return 3 * (libraries.image_flops(model) * batch + libraries.text_flops(model, texts))
 
 
 def paced_course(

@@ -17,13 +17,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 ARCHITECTURE = "ViT-B-32"
-COUNTED = 100
 
 
 def run(bench: Bench) -> None:
     """Race."""
     for device in bench.devices:
-        names = bench.pick(1, 3, 1000) if device == "cpu" else bench.pick(20, 200, 1000)
+        names = bench.pick(1, 2, 1000) if device == "cpu" else bench.pick(20, 200, 1000)
         made = libraries.contenders(
             bench, "zero_shot_head", ARCHITECTURE, device, ("open_clip", "clipkit"), names=names
         )
@@ -44,7 +43,7 @@ def run(bench: Bench) -> None:
             amount=names * 80,
             unit="prompts",
             compare=same_direction(0.9999),
-            rounds=bench.pick(1, 2, 1),
+            rounds=bench.pick(1, 3),
             warm=False,
         )
 
@@ -70,8 +69,7 @@ def by_clipkit(names: int, **which: str) -> Work:
         return class_features(groups, templates, lambda texts: encode_texts(model, texts)).numpy()
 
     texts = [template.replace("{}", name) for name in classes for template in templates]
-    some = texts[:: max(1, len(texts) // COUNTED)]
-    flops = libraries.text_flops(model, some) * len(texts) / len(some)
+    flops = libraries.text_flops(model, texts)
     head(classes[:1])
     return Work(lambda: head(classes), flops=flops)
 
