@@ -47,7 +47,12 @@ def products() -> Work:
 def measure(folder: Path) -> dict[str, float]:
     """Return operations a second, by device and precision, such as "cpu float32"."""
     folder.mkdir(parents=True, exist_ok=True)
-    contender = Contender("ceiling", "ceiling:products", device="cuda")  # where there is one
+    contender = Contender(
+        "ceiling",
+        "ceiling:products",
+        imports=("torch",),
+        device="cuda",  # where there is one
+    )
     running = Running(contender, folder)
     try:
         running.go(keep=True)

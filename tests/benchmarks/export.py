@@ -75,6 +75,8 @@ def exported(
     few: str,
     out: str,
     flops: float | None = None,
+    *,
+    warm: bool = True,
 ) -> Work:
     """Return the work of exporting a folder.
 
@@ -85,6 +87,7 @@ def exported(
         few: another, to warm up with.
         out: what is removed before each time.
         flops: that it needs.
+        warm: whether there is anything to warm up.
     """
 
     def clear() -> None:
@@ -92,7 +95,8 @@ def exported(
         Path(out).mkdir(parents=True)
 
     clear()
-    write(few)
+    if warm:
+        write(few)
 
     def go() -> np.ndarray:
         write(source)
@@ -186,4 +190,5 @@ def by_clip_retrieval(source: str, few: str, out: str, **which: str) -> Work:
         files = sorted(Path(out).rglob("img_emb_*.npy"))
         return np.concatenate([np.load(file) for file in files]).astype(np.float32)
 
-    return exported(write, read, source, few, out)
+    # It sets itself up anew each time, which takes longer than its work: nothing stays warm.
+    return exported(write, read, source, few, out, warm=False)

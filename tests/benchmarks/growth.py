@@ -16,6 +16,7 @@ import numpy as np
 
 from tests.benchmarks.contenders import Contender
 from tests.benchmarks.harness import Bench
+from tests.benchmarks.inputs import CLIPKIT
 from tests.benchmarks.race import Row, spread
 from tests.benchmarks.worker import Work
 
@@ -81,7 +82,12 @@ def grow(
     """
     before: Row | None = None
     for rows in sizes:
-        contender = Contender(f"clipkit, {rows:,} rows", f"growth:{function}", given(rows))
+        contender = Contender(
+            f"clipkit, {rows:,} rows",
+            f"growth:{function}",
+            given(rows),
+            imports=CLIPKIT if function == "export" else (),
+        )
         (row,) = bench.race(
             job,
             [contender],

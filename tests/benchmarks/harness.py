@@ -64,11 +64,12 @@ class Bench:
             self.told(rows, time.perf_counter() - begun)
         return rows
 
-    def prepare(self, function: str, **given: Any) -> Path:
+    def prepare(self, function: str, *, imports: tuple[str, ...] = (), **given: Any) -> Path:
         """Have a function write files into a new folder, once, in a process of its own.
 
         Args:
             function: "module:function", which gets `folder` and what is given, and gives a `Work`.
+            imports: that the process has, see `Contender`.
             given: what JSON can say.
 
         Raises:
@@ -79,9 +80,8 @@ class Bench:
             folder = self.folder / f"prepared{len(self._prepared)}"
             folder.mkdir()
             with tempfile.TemporaryDirectory() as name:
-                running = Running(
-                    Contender("", function, {**given, "folder": str(folder)}), Path(name)
-                )
+                told = {**given, "folder": str(folder)}
+                running = Running(Contender("", function, told, imports=imports), Path(name))
                 try:
                     running.go()
                 finally:

@@ -21,6 +21,8 @@ WORDS = (
     " small boats while people with umbrellas look at them from the wall near the red house"
 ).split()
 STARTER = "starter"
+CLIPKIT = ("clipkit.models", "open_clip")
+"""What it takes to load a model of open_clip."""
 
 
 def photo(rng: np.random.Generator) -> Image.Image:
@@ -127,4 +129,5 @@ def photo_folder(bench: Bench, count: int) -> str:
 
 def model_folder(bench: Bench, architecture: str) -> str:
     """Return a folder that has a model of random weights for each library."""
-    return str(bench.prepare("inputs:write_model", architecture=architecture))
+    made = bench.prepare("inputs:write_model", imports=CLIPKIT, architecture=architecture)
+    return str(made)

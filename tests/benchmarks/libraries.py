@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.benchmarks.contenders import Contender
 from tests.benchmarks.harness import Bench
-from tests.benchmarks.inputs import model_folder
+from tests.benchmarks.inputs import CLIPKIT, model_folder
 
 if TYPE_CHECKING:
     from clipkit.models import DualEncoder
@@ -22,9 +22,11 @@ WHO = {
 IMPORTS = {
     "open_clip": ("open_clip",),
     "CLIP_benchmark": ("open_clip",),
+    "webdataset": ("open_clip",),
+    "datasets": ("open_clip",),
     "transformers": ("torch", "transformers"),
     "sentence-transformers": ("sentence_transformers",),
-    "clipkit": ("clipkit.models", "open_clip"),
+    "clipkit": CLIPKIT,
 }
 """What each has imported before it begins, of what it would import anyway; see `nursery`."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tests.benchmarks import libraries
 from tests.benchmarks.compare import same_numbers
 from tests.benchmarks.contenders import Contender
 from tests.benchmarks.harness import Bench
@@ -41,7 +42,10 @@ def run(bench: Bench) -> None:
         given = {"source": source, "files": str(files), "count": count}
         bench.race(
             f"read and decode, {source}",
-            [Contender(who, f"loading:by_{who}", given) for who in (*SOURCES[source], "clipkit")],
+            [
+                Contender(who, f"loading:by_{who}", given, imports=libraries.IMPORTS[who])
+                for who in (*SOURCES[source], "clipkit")
+            ],
             amount=count,
             unit="images",
             compare=same_numbers(0.1),

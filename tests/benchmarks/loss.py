@@ -42,7 +42,11 @@ def run(bench: Bench) -> None:
                 f"loss alone, batch {batch}{libraries.on(device)}",
                 [
                     Contender(
-                        name, f"loss:{one}", {"batch": batch, "device": device}, device=device
+                        name,
+                        f"loss:{one}",
+                        {"batch": batch, "device": device},
+                        imports=libraries.IMPORTS.get(name.partition(",")[0], ()),
+                        device=device,
                     )
                     for name, one in who.items()
                     if fits or name != "open_clip"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.benchmarks import libraries
 from tests.benchmarks.compare import same_numbers
 from tests.benchmarks.contenders import Contender
 from tests.benchmarks.harness import Bench
@@ -31,12 +32,14 @@ def run(bench: Bench) -> None:
         }
         bench.race(
             f"retrieval evaluation, {images:,} images x {images * captions:,} captions",
-            [Contender(name, f"retrieval:{one}", given) for name, one in who.items()],
+            [
+                Contender(name, f"retrieval:{one}", given, imports=libraries.IMPORTS[name])
+                for name, one in who.items()
+            ],
             amount=images * captions,
             unit="captions",
             compare=same_numbers(1e-3),
             rounds=bench.pick(1, 3 if captions > 1 else 5, 5),
-            warm=captions == 1,
         )
 
 

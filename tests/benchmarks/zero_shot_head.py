@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 ARCHITECTURE = "ViT-B-32"
+WARM = 8
+"""Prompts to warm up with."""
 
 
 def run(bench: Bench) -> None:
@@ -64,14 +66,14 @@ def by_clipkit(names: int, **which: str) -> Work:
     model = libraries.clipkit(**which)
     classes, templates = chosen(names)
 
-    def head(of: list[str]) -> "np.ndarray":
+    def head(of: list[str], prompts: list[str]) -> "np.ndarray":
         groups = [(name,) for name in of]
-        return class_features(groups, templates, lambda texts: encode_texts(model, texts)).numpy()
+        return class_features(groups, prompts, lambda texts: encode_texts(model, texts)).numpy()
 
     texts = [template.replace("{}", name) for name in classes for template in templates]
     flops = libraries.text_flops(model, texts)
-    head(classes[:1])
-    return Work(lambda: head(classes), flops=flops)
+    head(classes[:1], templates[:WARM])
+    return Work(lambda: head(classes, templates), flops=flops)
 
 
 def by_open_clip(names: int, **which: str) -> Work:
@@ -81,13 +83,13 @@ def by_open_clip(names: int, **which: str) -> Work:
     model, _, tokenizer = libraries.open_clip(**which)
     classes, templates = chosen(names)
 
-    def head(of: list[str]) -> "np.ndarray":
-        made = build_zero_shot_classifier(model, tokenizer, of, templates, device=which["device"])
+    def head(of: list[str], prompts: list[str]) -> "np.ndarray":
+        made = build_zero_shot_classifier(model, tokenizer, of, prompts, device=which["device"])
         found: np.ndarray = made.T.float().cpu().numpy()
         return found
 
-    head(classes[:1])
-    return Work(lambda: head(classes))
+    head(classes[:1], templates[:WARM])
+    return Work(lambda: head(classes, templates))
 
 
 def by_clip_benchmark(names: int, **which: str) -> Work:
@@ -95,14 +97,14 @@ def by_clip_benchmark(names: int, **which: str) -> Work:
     module = clip_benchmark("zeroshot_classification")
     model, _, tokenizer = libraries.open_clip(**which)
     classes, templates = chosen(names)
-    prompts = [template.replace("{}", "{c}") for template in templates]
+    templates = [template.replace("{}", "{c}") for template in templates]
 
-    def head(of: list[str]) -> "np.ndarray":
+    def head(of: list[str], prompts: list[str]) -> "np.ndarray":
         made = module.zero_shot_classifier(
             model, tokenizer, of, prompts, which["device"], amp=False
         )
         found: np.ndarray = made.T.float().cpu().numpy()
         return found
 
-    head(classes[:1])
-    return Work(lambda: head(classes))
+    head(classes[:1], templates[:WARM])
+    return Work(lambda: head(classes, templates))
