@@ -37,7 +37,7 @@ class Planned(Bench):
         self.rows += rows
         return rows
 
-    def prepare(self, function: str, **given: Any) -> Path:
+    def prepare(self, function: str, *, imports: tuple[str, ...] = (), **given: Any) -> Path:
         check(function, {**given, "folder": "folder"})
         return self.folder
 
