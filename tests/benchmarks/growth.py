@@ -21,6 +21,9 @@ from tests.benchmarks.race import Row, spread
 from tests.benchmarks.worker import Work
 
 PICTURES, LINKS, PIECE = 100, "abcd", 250_000
+DEEP = 9
+"""Links that a path goes through, so that there are 26 million of them."""
+STORE = ("clipkit.embed.store",)
 DIM, QUERIES = 512, 10
 
 
@@ -32,7 +35,8 @@ def run(bench: Bench) -> None:
         "read",
         bench.pick((1_000, 100_000), (1_000, 10_000, 100_000, 1_000_000), (1_000_000, 10_000_000)),
         lambda rows: {"table": str(bench.prepare("growth:write_table", rows=rows))},
-        warm_up_to=10_000,
+        ("clipkit.data",),
+        warm_up_to=100_000,
         again_up_to=100_000,
     )
     grow(
@@ -45,6 +49,7 @@ def run(bench: Bench) -> None:
             "few": str(bench.prepare("growth:write_table", rows=100)),
             "out": str(bench.folder / f"store{rows}"),
         },
+        CLIPKIT,
         warm_up_to=1_000,
         again_up_to=10_000,
     )
@@ -53,7 +58,8 @@ def run(bench: Bench) -> None:
         "growth: exact search",
         "search",
         bench.pick((1_000, 20_000), (1_000, 10_000, 100_000, 1_000_000)),
-        lambda rows: {"store": str(bench.prepare("growth:write_store", rows=rows))},
+        lambda rows: {"store": str(bench.prepare("growth:write_store", imports=STORE, rows=rows))},
+        STORE,
         warm_up_to=1_000_000,
         again_up_to=1_000_000,
     )
@@ -65,6 +71,7 @@ def grow(
     function: str,
     sizes: Sequence[int],
     given: Callable[[int], dict[str, Any]],
+    imports: tuple[str, ...],
     *,
     warm_up_to: int,
     again_up_to: int,
@@ -77,6 +84,7 @@ def grow(
         function: of this module.
         sizes: rows.
         given: to the function, for so many rows.
+        imports: that its process has.
         warm_up_to: rows; of more, a first time is like any other.
         again_up_to: rows; more of them are gone through once.
     """
@@ -86,7 +94,7 @@ def grow(
             f"clipkit, {rows:,} rows",
             f"growth:{function}",
             given(rows),
-            imports=CLIPKIT if function == "export" else (),
+            imports=imports,
         )
         (row,) = bench.race(
             job,
@@ -109,27 +117,31 @@ def grow(
         before = row
 
 
-def name(row: int) -> str:
-    """Return a path that no other row has, of pictures in a folder that leads back to itself."""
-    rest, picture = divmod(row, PICTURES)
+def folder_of(number: int) -> str:
+    """Return a path that leads back to the folder itself, another for each number, all as long."""
     parts = []
-    while rest:
-        rest, digit = divmod(rest, len(LINKS))
-        parts.append(LINKS[digit])
-    return "/".join([*parts, f"{picture}.jpg"])
+    for _ in range(DEEP):
+        number, digit = divmod(number, len(LINKS))
+        parts.append(f"{LINKS[digit]}/")
+    return "".join(parts)
 
 
-def pieces(rows: int) -> Iterator[list[dict[str, str]]]:
-    """Yield rows, some at a time."""
+def pieces(rows: int) -> Iterator[dict[str, list[str]]]:
+    """Yield columns of rows, some at a time, whose paths are all unlike one another."""
     for start in range(0, rows, PIECE):
-        yield [
-            {
-                "image": name(row),
-                "caption": f"a photo of thing number {row} in a place of kind {row % 977}",
-                "url": f"https://example.org/{row}",
-            }
-            for row in range(start, min(start + PIECE, rows))
+        numbers = range(start, min(start + PIECE, rows))
+        names = [
+            f"{folder}{picture}.jpg"
+            for folder in map(folder_of, range(start // PICTURES, -(-numbers.stop // PICTURES)))
+            for picture in range(PICTURES)
         ]
+        yield {
+            "image": names[: len(numbers)],
+            "caption": [
+                f"a photo of thing number {row} in a place of kind {row % 977}" for row in numbers
+            ],
+            "url": [f"https://example.org/{row}" for row in numbers],
+        }
 
 
 def write_table(folder: str, rows: int) -> Work:
@@ -149,7 +161,7 @@ def write_table(folder: str, rows: int) -> Work:
         schema = pa.schema([(column, pa.string()) for column in ("image", "caption", "url")])
         with pq.ParquetWriter(f"{folder}/rows.parquet", schema) as writer:
             for piece in pieces(rows):
-                writer.write_table(pa.Table.from_pylist(piece, schema))
+                writer.write_table(pa.table(piece, schema))
 
     return Work(go)
 
