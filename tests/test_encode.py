@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,21 @@ def test_texts_keep_their_order(model: DualEncoder) -> None:
     assert encode_texts(model, []).shape == (0, model.dim)
     with pytest.raises(ConfigError, match="one string"):
         encode_texts(model, "a cat")
+
+
+@pytest.mark.parametrize(("shortens", "batches"), [(True, [32, 32, 6]), (False, [64, 6])])
+def test_texts_a_batch(
+    model: DualEncoder, monkeypatch: pytest.MonkeyPatch, shortens: bool, batches: list[int]
+) -> None:
+    monkeypatch.setattr(model.text_tower, "shortens", shortens, raising=False)
+    seen = []
+
+    def encode(tokens: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        seen.append(len(tokens["input_ids"]))
+        return torch.zeros(seen[-1], model.dim)
+
+    encode_texts(model, ["a cat"] * 70, encode=encode)
+    assert seen == batches
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, None])

@@ -1,7 +1,5 @@
 """What the cells of a row hold: its image, its captions, its id; for one row and for many."""
 
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool
 
-from clipkit.data.table import NOTHING, inside, is_nothing
+from clipkit.data.table import NOTHING, image_file, is_nothing
 from clipkit.errors import DataError
 from clipkit.types import ImageSource
 
@@ -30,13 +28,7 @@ def image_source(value: Any, root: Path) -> ImageSource | str:
         value = content if content is not None else value.get("path")
     if isinstance(value, bytes):
         return value if value else "file is empty"
-    name = "" if is_nothing(value) else str(value).strip()
-    if not name:
-        return "no image named"
-    if re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE):
-        return "image is an address, not a file"
-    file = Path(name) if os.path.isabs(name) else inside(root, name)  # noqa: PTH117
-    return file if file is not None else "path leads out of the root folder"
+    return image_file("" if is_nothing(value) else str(value).strip(), root)
 
 
 def row_id(number: int, row: Mapping[str, Any], names: Mapping[str, str]) -> str:

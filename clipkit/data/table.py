@@ -154,6 +154,21 @@ def inside(root: Path, relative: str) -> Path | None:
     return None
 
 
+def image_file(name: str, root: Path) -> Path | str:
+    """Return the file that a row names, or the reason why it names none.
+
+    Args:
+        name: of a file; where it is relative, it starts from the root and may not lead out of it.
+        root: a folder.
+    """
+    if not name:
+        return "no image named"
+    if re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE):
+        return "image is an address, not a file"
+    file = Path(name) if os.path.isabs(name) else inside(root, name)  # noqa: PTH117
+    return file if file is not None else "path leads out of the root folder"
+
+
 def _read_lines(path: Path) -> list[str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -288,14 +303,8 @@ class _Samples:
 
     def _find(self, name: str) -> Path | str:
         """Return the image's file, or the reason why there is none."""
-        if not name:
-            return "no image named"
-        if re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE):
-            return "image is an address, not a file"
-        file = Path(name) if Path(name).is_absolute() else inside(self.root, name)
-        if file is None:
-            return "path leads out of the root folder"
-        return file_problem(file) or file
+        file = image_file(name, self.root)
+        return file if isinstance(file, str) else file_problem(file) or file
 
     def _text(self, row: Row, part: str) -> str | None:
         value = row.get(self.names[part]) if part in self.names else None
