@@ -24,6 +24,7 @@ PICTURES, LINKS, PIECE = 100, "abcd", 250_000
 DEEP = 9
 """Links that a path goes through, so that there are 26 million of them."""
 STORE = ("clipkit.embed.store",)
+"""What it takes to open a store."""
 DIM, QUERIES = 512, 10
 
 

@@ -45,7 +45,7 @@ def run(bench: Bench) -> None:
                         name,
                         f"loss:{one}",
                         {"batch": batch, "device": device},
-                        imports=libraries.IMPORTS.get(name.partition(",")[0], ()),
+                        imports=libraries.IMPORTS[name.partition(",")[0]],
                         device=device,
                     )
                     for name, one in who.items()

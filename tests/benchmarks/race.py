@@ -270,8 +270,8 @@ def pace(row: Row) -> float:
 def leave(rows: Sequence[Row]) -> None:
     """Have peers leave that are far behind: the float32 ones in float32, the others behind any."""
     peers = [row for row in rows if row.is_peer and row.counts]
+    exact = [row for row in peers if row.precision == "float32"]
     for row in peers:
-        exact = [one for one in peers if one.precision == "float32"]
         rivals = exact if row.precision == "float32" else peers
         row.left = pace(row) > BEHIND * min(map(pace, rivals))
 

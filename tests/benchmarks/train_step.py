@@ -88,7 +88,8 @@ def run(bench: Bench) -> None:
 def race(bench: Bench, job: str, device: str, batch: int, kind: str) -> None:
     """Have them take steps in turn.
 
-    They take some GB each: where the memory is short, each round has new processes, one at a time.
+    They take some GB each: where the memory is short, each round has new processes, one at a time,
+    which take two steps.
     """
     folder = model_folder(bench, ARCHITECTURE)
     given = {"device": device, "batch": batch, "lora": kind == "lora", "folder": folder}
@@ -118,7 +119,7 @@ def race(bench: Bench, job: str, device: str, batch: int, kind: str) -> None:
         compare=same_numbers(1e-3),
         compare_bf16=same_numbers(0.05),
         rounds=bench.pick(1, 3 if together else 2, 5),
-        goes=1 if together else 2,
+        goes=bench.pick(1, 1 if together else 2, 1),
         together=together,
         warm=batch == MICRO,
     )

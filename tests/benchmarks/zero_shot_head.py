@@ -45,7 +45,7 @@ def run(bench: Bench) -> None:
             amount=names * 80,
             unit="prompts",
             compare=same_direction(0.9999),
-            rounds=bench.pick(1, 3),
+            rounds=bench.pick(1, 3, 1),
             warm=False,
         )
 
