@@ -16,8 +16,8 @@ from clipkit.data.ahead import map_ahead
 from clipkit.data.decode import NO_IMAGE
 from clipkit.data.preprocess import load_pixels, normalize
 from clipkit.errors import ConfigError, ImageError
-from clipkit.models.attention import fast_attention
 from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.fast_paths import fast_paths
 from clipkit.packages import default_threads
 from clipkit.types import ImageSource, Preprocessing, Progress
 
@@ -179,7 +179,7 @@ def inference(model: DualEncoder) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode(), fast_attention(model.device):
+        with torch.inference_mode(), fast_paths(model.device):
             yield
     finally:
         for module, training in modes:

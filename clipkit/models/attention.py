@@ -11,43 +11,27 @@ probabilities are had again.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear, multi_head_attention_forward, scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 LONGEST = 320
 """Tokens above which PyTorch's own is left alone: at 577 it is faster, at 257 it is not."""
 PART = 2**18
 """Probabilities that are held at once."""
+ALL = slice(0, 3)
+"""Of the projections of query, key and value."""
 
 Queries = Float[Tensor, "batch heads tokens width"]
 Keys = Float[Tensor, "batch heads keys width"]
 Project = Callable[[Tensor, slice], Tensor]
 
 
-def fast_attention(device: torch.device) -> AbstractContextManager[Any]:
-    """Return what to enter while towers of any library compute on a device."""
-    return _Products() if device.type == "cpu" else nullcontext()
-
-
-class _Products(TorchFunctionMode):
-    """Puts what is here in the place of PyTorch's functions, wherever it gives the same."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        instead = INSTEAD.get(func)
-        found = None if instead is None else instead(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {})) if found is None else found
-
-
-def _attended(
+def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -79,7 +63,7 @@ def _attended(
     return attended
 
 
-def _multi_head(
+def attend_by_heads(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -113,6 +97,8 @@ def _multi_head(
         return None
 
     def project(tokens: Tensor, parts: slice) -> Tensor:
+        if parts == ALL:  # a slice of everything would have a gradient filled with zeros first
+            return linear(tokens, weight, bias)
         rows = slice(width * parts.start, width * parts.stop)
         return linear(tokens, weight[rows], None if bias is None else bias[rows])
 
@@ -120,12 +106,6 @@ def _multi_head(
     seen = attends if query is key else key.transpose(0, 1)
     joined = fused_attention(attends, seen, project, attn_mask, heads)
     return linear(joined, out_weight, out_bias).transpose(0, 1), None
-
-
-INSTEAD: dict[Any, Callable[..., Any]] = {
-    scaled_dot_product_attention: _attended,
-    multi_head_attention_forward: _multi_head,
-}
 
 
 def can_fuse(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
@@ -158,12 +138,12 @@ def fused_attention(
         return [part.transpose(1, 2) for part in projected.view(shape).unbind(2)]
 
     if query is seen:
-        q, k, v = parted(query, slice(0, 3))
+        q, k, v = parted(query, ALL)
     else:
         (q,), (k, v) = parted(query, slice(0, 1)), parted(seen, slice(1, 3))
     if mask is not None and mask.dim() == 3:
         mask = mask.view(batch, heads, tokens, -1)
-    attended = _attended(q, k, v, mask)  # `_Products`, which may be who calls, is off in here
+    attended = attend(q, k, v, mask)  # `fast_paths`, which may be who calls, is off in here
     if attended is None:
         mask = None if mask is None else mask.to(q.dtype)
         attended = scaled_dot_product_attention(q, k, v, mask)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from clipkit.models.attention import fast_attention
+from clipkit.models.fast_paths import fast_paths
 
 Places = Int[Tensor, " batch"]
 
@@ -62,7 +62,7 @@ def _forward(
         mask = attn_mask[places].to(seen.dtype)
         mask = mask.repeat_interleave(block.attn.num_heads, 0)[:, None]
     query = seen[rows, places][:, None]
-    with fast_attention(x.device):
+    with fast_paths(x.device):
         attended = block.attn(query, seen, seen, need_weights=False, attn_mask=mask)[0]
     one = x[rows, places][:, None] + block.ls_1(attended)
     one = one + block.ls_2(block.mlp(block.ln_2(one)))

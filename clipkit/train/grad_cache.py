@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from clipkit.data.preprocess import normalize
-from clipkit.models.attention import fast_attention
 from clipkit.models.dual_encoder import DualEncoder, project_features
+from clipkit.models.fast_paths import fast_paths
 from clipkit.train.batches import PairBatch, Part
 from clipkit.train.chance import seed_chance
 from clipkit.train.gather import process_count
@@ -75,7 +75,7 @@ class Pairs(nn.Module):
         """Return the features of what is given, the logit scale, and the bias or zero."""
         model = self.model
         image_features = text_features = None
-        with fast_attention(model.device):
+        with fast_paths(model.device):
             if images is not None:
                 encode = model.project_image if self.cached_images else model.encode_image
                 image_features = encode(images)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from clipkit.models import attention
-from clipkit.models.attention import fast_attention
+from clipkit.models.fast_paths import fast_paths
 
 CPU = torch.device("cpu")
 Sides = list[Tensor]
@@ -80,7 +80,7 @@ def test_values_and_gradients_follow_the_formula(
         added = torch.zeros(9, 9).masked_fill(~mask, -torch.inf)
     theirs = attended(sides, attn_mask=mask)
     assert not calls
-    with fast_attention(CPU):
+    with fast_paths(CPU):
         mine = attended(sides, attn_mask=mask)
     assert len(calls) == 2 * {1: 5, 600: 3, 2**18: 1}[part]
     for own, other, exact in zip(mine, theirs, by_the_formula(sides, added, 0.25), strict=True):
@@ -92,7 +92,7 @@ def test_values_and_gradients_follow_the_formula(
 
 def test_other_keys_and_another_scale(calls: list[int]) -> None:
     sides = drawn(keys=4)
-    with fast_attention(CPU):
+    with fast_paths(CPU):
         mine = attended(sides, scale=0.7)
     assert calls
     for own, exact in zip(mine, by_the_formula(sides, None, 0.7), strict=True):
@@ -116,7 +116,7 @@ def test_what_is_not_the_same_is_left_to_pytorch(
         torch.manual_seed(1)
         expected = attended(sides, **settings)
         torch.manual_seed(1)
-        with fast_attention(CPU):
+        with fast_paths(CPU):
             found = attended(sides, **settings)
     assert not calls
     assert all(torch.equal(*both) for both in zip(found, expected, strict=True))
@@ -124,13 +124,13 @@ def test_what_is_not_the_same_is_left_to_pytorch(
 
 def test_long_inputs_are_left_to_pytorch(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "LONGEST", 8)
-    with torch.autocast("cpu", torch.bfloat16), fast_attention(CPU):
+    with torch.autocast("cpu", torch.bfloat16), fast_paths(CPU):
         attended(drawn())
     assert not calls
 
 
 def test_float32_is_left_to_pytorch(calls: list[int]) -> None:
-    with torch.autocast("cpu", torch.bfloat16), fast_attention(CPU):
+    with torch.autocast("cpu", torch.bfloat16), fast_paths(CPU):
         single = [side.detach().float().requires_grad_() for side in drawn()]
         attended(single)
     assert not calls
@@ -166,7 +166,7 @@ def test_multi_head_attention(whom: str, mask: str, bias: bool, calls: list[int]
     with torch.autocast("cpu", torch.bfloat16):
         theirs = run()
         assert not calls
-        with fast_attention(CPU):
+        with fast_paths(CPU):
             mine = run()
     assert calls
     for own, other, right in zip(mine, theirs, exact, strict=True):
@@ -187,7 +187,7 @@ def test_multi_head_attention_that_is_asked_for_more(
     told = {"need_weights": False, **settings}
     with torch.autocast("cpu", torch.bfloat16):
         expected = module(query, query, query, **told)
-        with fast_attention(CPU):
+        with fast_paths(CPU):
             found = module(query, query, query, **told)
     assert torch.equal(found[0], expected[0])
     assert (found[1] is None) == (expected[1] is None)
@@ -211,16 +211,10 @@ def test_inference(kind: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.inference_mode():
         expected = module(query, query, query, need_weights=False, attn_mask=mask)[0]
         assert not seen
-        with fast_attention(CPU):
+        with fast_paths(CPU):
             found = module(query, query, query, need_weights=False, attn_mask=mask)[0]
     assert seen == [True]
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.01)
-
-
-def test_other_devices_are_left_alone(calls: list[int]) -> None:
-    with fast_attention(torch.device("cuda")):
-        attended(drawn())
-    assert not calls
 
 
 def test_towers_of_all_libraries_use_it(calls: list[int]) -> None:
@@ -236,6 +230,6 @@ def test_towers_of_all_libraries_use_it(calls: list[int]) -> None:
         timm.create_model("test_vit", num_classes=0, img_size=32),
     ):
         calls.clear()
-        with torch.autocast("cpu", torch.bfloat16), fast_attention(CPU):
+        with torch.autocast("cpu", torch.bfloat16), fast_paths(CPU):
             tower.train()(torch.randn(2, 3, 32, 32))
         assert len(calls) >= 2
