@@ -9,6 +9,9 @@ DEMO := demo
 PHOTO_LABELS := cat,cup of coffee,motorcycle,rocket,horse,astronaut,moon,brick wall,coins
 EMOJI_LABELS := animal,food,flag,vehicle,face,clothing,sport,musical instrument,plant
 
+# pip compiles nothing here, so what is imported is compiled by the first who does, and kept: else
+# each process would do so again, for ten seconds and more.
+unexport PYTHONDONTWRITEBYTECODE
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 

@@ -10,6 +10,7 @@ are those that people have (a thousand classes, a million rows), whatever they t
 
 import argparse
 import importlib
+import os
 import sys
 import tempfile
 import time
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=JOBS, default=JOBS, metavar="JOB")
     parser.add_argument("--out", type=Path, default=Path("benchmarks.json"))
     given = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # imports are measured as they are elsewhere
     scale: Scale = given.scale or "usual"
     results = Results(scale, peers=peer_versions())
     with tempfile.TemporaryDirectory() as name:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,6 +136,16 @@ def nursery_of(contender: Contender) -> Nursery:
         NURSERIES[key] = Nursery(contender.python, contender.imports, str(ROOT))
         atexit.register(NURSERIES[key].close)
     return NURSERIES[key]
+
+
+def warm_up(modules: Iterable[tuple[str, ...]]) -> bool:
+    """Start the processes that import these, all at once; return when they have, and whether."""
+    contenders = [Contender("", imports=names) for names in dict.fromkeys(modules)]
+    if not all(one.forks for one in contenders):
+        return False
+    for nursery in [nursery_of(one) for one in contenders]:
+        nursery.wait()
+    return True
 
 
 class Forked:

@@ -34,7 +34,7 @@ def run(bench: Bench) -> None:
         bench,
         "growth: reading rows",
         "read",
-        bench.pick((1_000, 100_000), (1_000, 10_000, 100_000, 1_000_000), (1_000_000, 10_000_000)),
+        bench.pick((1_000, 20_000), (1_000, 10_000, 100_000, 1_000_000), (1_000_000, 10_000_000)),
         lambda rows: {"table": str(bench.prepare("growth:write_table", rows=rows))},
         ("clipkit.data",),
         warm_up_to=100_000,

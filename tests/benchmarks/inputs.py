@@ -109,11 +109,9 @@ def write_model(folder: str, architecture: str) -> Work:
         model = load(f"open_clip:{architecture}@random")
         model.save(str(Path(folder) / "clipkit"), base="inside")
         state = open_clip_state(model)
-        peer = open_clip.create_model(architecture)
-        if not hasattr(peer, "text"):
+        if not (open_clip.get_model_config(architecture) or {}).get("custom_text"):
             state = {name.removeprefix("text."): value for name, value in state.items()}
-        peer.load_state_dict(state)
-        torch.save(peer.state_dict(), Path(folder) / "open_clip.pt")
+        torch.save(state, Path(folder) / "open_clip.pt")
         try:
             write_transformers(model, Path(folder) / "transformers")
         except ModelError:  # transformers has none of the kind
@@ -124,7 +122,7 @@ def write_model(folder: str, architecture: str) -> Work:
 
 def photo_folder(bench: Bench, count: int) -> str:
     """Return a folder of so many pictures; beside it lies `captions.csv`."""
-    return str(bench.prepare("inputs:write_photos", count=count) / "images")
+    return str(bench.prepare("inputs:write_photos", imports=CLIPKIT, count=count) / "images")
 
 
 def model_folder(bench: Bench, architecture: str) -> str:

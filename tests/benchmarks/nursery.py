@@ -9,6 +9,7 @@ interpreters of their own, each worker imports for itself.
 
 SOCKET is the number of a file descriptor. Each message on it is a JSON object, with three
 descriptors that become the worker's stdin, stdout and stderr; it is answered by the worker's pid.
+An empty one is answered by 0, when all is imported.
 """
 
 import contextlib
@@ -72,6 +73,16 @@ class Nursery:
             raise OSError("the process that forks workers has ended")
         return int(told)
 
+    def wait(self) -> None:
+        """Return when it has imported its modules.
+
+        Raises:
+            OSError: there is no such process any more.
+        """
+        self.socket.send(b"{}")
+        if not self.socket.recv(64):
+            raise OSError("the process that forks workers has ended")
+
     def close(self) -> None:
         """End it; its workers go on."""
         self.socket.close()
@@ -91,10 +102,11 @@ def main(number: str, *modules: str) -> None:
             message, files, _, _ = socket.recv_fds(asked, MOST, 3)
             if not message:
                 return
-            pid = os.fork()
-            if not pid:
+            told = json.loads(message)
+            pid = os.fork() if told else 0
+            if told and not pid:
                 asked.close()
-                be_worker(files, json.loads(message))
+                be_worker(files, told)
             for file in files:
                 os.close(file)
             asked.send(str(pid).encode())

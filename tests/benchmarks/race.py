@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t as student
-
 from tests.benchmarks.compare import Answer, Compare
 from tests.benchmarks.contenders import (
     SECONDS_AT_MOST,
@@ -93,6 +91,8 @@ def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
     That is Student's interval on their logarithms: of two or three rounds the lowest and the
     highest would look much surer than they are. One alone has no interval.
     """
+    from scipy.stats import t as student  # workers need it not, and would wait for it
+
     middle = statistics.median(ratios)
     if len(ratios) < 2:
         return middle, math.nan, math.nan

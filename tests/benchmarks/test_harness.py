@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.benchmarks.compare import Answer, same_direction, same_for_scale, same_numbers
-from tests.benchmarks.contenders import Contender, Running
+from tests.benchmarks.contenders import Contender, Running, warm_up
 from tests.benchmarks.harness import Bench
 from tests.benchmarks.race import Race, Row, compare_with_peers, interval, leave, spread
 from tests.benchmarks.table import Results
@@ -220,6 +220,17 @@ def test_workers_that_begin_with_their_imports_done(
     assert has
     assert first == group != second
     assert parent == same != os.getpid()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone forks them")
+def test_warming_up_waits_for_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = tmp_path / "done"
+    source = f"import pathlib, time; time.sleep(1); pathlib.Path({str(done)!r}).touch()"
+    (tmp_path / "a_slow_module.py").write_text(source)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert warm_up([("a_slow_module",), ("json",), ("json",)])
+    assert done.exists()
+    assert not warm_up([("json",), ()])
 
 
 def test_one_that_fails_after_its_imports_says_so(tmp_path: Path) -> None:

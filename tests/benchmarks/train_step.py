@@ -121,7 +121,7 @@ def race(bench: Bench, job: str, device: str, batch: int, kind: str) -> None:
         rounds=bench.pick(1, 3 if together else 2, 5),
         goes=bench.pick(1, 1 if together else 2, 1),
         together=together,
-        warm=batch == MICRO,
+        warm=batch == MICRO and bench.scale != "quick",
     )
 
 
