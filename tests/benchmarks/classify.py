@@ -37,7 +37,7 @@ def run(bench: Bench) -> None:
             "classify",
             ARCHITECTURE,
             device,
-            bench.pick(("open_clip", "clipkit"), ("open_clip", "transformers", "clipkit")),
+            ("open_clip", "transformers", "clipkit"),
             folder_of_photos=photo_folder(bench, count),
         )
         benchmark = Contender(

@@ -57,6 +57,8 @@ def contenders(
     folder = model_folder(bench, architecture)
     mobile = architecture.startswith("MobileCLIP")  # neither of them has it
     names = [name for name in who if not (mobile and "transformers" in name)]
+    if bench.scale == "quick":
+        names = [name for name in names if name != "transformers"]
     told = {**given, "folder": folder, "architecture": architecture, "device": device}
     return [
         Contender(
