@@ -59,7 +59,10 @@ def test_scores_are_those_of_eval(
     for model, scores in zip((saved, tuned / "model"), ends, strict=True):
         words = ["eval", model, "--data", photos, "--data", classes, "--templates", "simple"]
         assert run(*words, "--out", out).code == 0
-        assert json.loads(out.read_text())["metrics"] == {**scores["data"], **scores["general"]}
+        found, expected = json.loads(out.read_text())["metrics"], scores["data"] | scores["general"]
+        assert set(found) == set(expected)
+        for name, values in found.items():  # of batches that are not cut alike
+            assert values == pytest.approx(expected[name], rel=1e-6)
 
 
 def test_the_recommended_model_is_saved(

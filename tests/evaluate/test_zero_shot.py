@@ -27,7 +27,9 @@ def test_it_agrees_with_the_classifier(model: DualEncoder, classes: Path) -> Non
 def test_rows_without_a_label_do_not_count(model: DualEncoder, classes: Path) -> None:
     data = load_data(classes)
     more = Dataset("d", [*data, Sample("x", data[0].image)], data.class_names)
-    assert ZeroShot(data=more)(model) == ZeroShot(data=data)(model)
+    expected = ZeroShot(data=data)(model)
+    # One more row in the batch, and the last digits may differ: on Intel they do.
+    assert ZeroShot(data=more)(model) == pytest.approx(expected, rel=1e-6)
 
 
 def test_too_few_classes_and_foreign_labels(model: DualEncoder, classes: Path) -> None:
