@@ -14,6 +14,7 @@ from clipkit.data.preprocess import normalize
 from clipkit.data.views import SimClrViews
 from clipkit.losses import ClipLoss, MoCoLoss, NTXentLoss, Positives, SupConLoss
 from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.fast_paths import fast_paths
 from clipkit.train.feed import StepBatch
 from clipkit.train.grad_cache import GradCache, Pairs
 from clipkit.train.objective import Objective
@@ -82,9 +83,10 @@ def in_one_graph(case: str) -> tuple[Tensor, dict[str, Tensor]]:
     batch = view_batch()
     images = [normalize(some, model.preprocessing) for some in (batch.first, batch.second)]
     head = model.image_projection if made.head is None else made.head
-    first, second = (
-        nn.functional.normalize(head(model.image_tower(some)), dim=1) for some in images
-    )
+    with fast_paths(model.device):  # towers compute as in training: only the parts are in question
+        first, second = (
+            nn.functional.normalize(head(model.image_tower(some)), dim=1) for some in images
+        )
     if case == "moco":
         second = second.detach()
     known = Positives(batch.image_keys, batch.image_keys)

@@ -28,7 +28,7 @@ def assert_equal_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]
     assert any(name.startswith("views.") for name in found) or "log_logit_scale" in found
     for name, value in expected.items():
         # The scale's is a sum of terms of either sign, of which less is left than rounding goes by.
-        length = max(float(value.norm()), 0.3 if name == "log_logit_scale" else 1e-4)
+        length = max(float(value.norm()), 0.1 if name == "log_logit_scale" else 1e-4)
         assert float((found[name] - value).norm()) <= 1e-5 * length, name
 
 
