@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -215,6 +216,32 @@ def test_inference(kind: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
             found = module(query, query, query, need_weights=False, attn_mask=mask)[0]
     assert seen == [True]
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.01)
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_tiles_make_inference_pytorchs_own(
+    tiles: bool, calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever computes, the values are the formula's; training is ours in either case."""
+    monkeypatch.setattr(attention, "multiplies_tiles", lambda: tiles)
+    sides, causal = drawn(), masks()["causal"]
+    exact = by_the_formula(sides, causal, 0.25)[0]
+    with fast_paths(CPU):
+        with torch.inference_mode():
+            inferred = scaled_dot_product_attention(*sides, attn_mask=causal)
+        frozen = scaled_dot_product_attention(*(side.detach() for side in sides), attn_mask=causal)
+        assert len(calls) == (0 if tiles else 2)
+        scaled_dot_product_attention(*sides, attn_mask=causal)
+        assert len(calls) == (1 if tiles else 3)
+    for values in (inferred, frozen):
+        assert ((values.double() - exact).norm() / exact.norm()).item() < 0.006
+
+
+def test_tiles_are_what_the_processor_tells() -> None:
+    cpu = Path("/proc/cpuinfo")
+    if not cpu.exists():
+        pytest.skip("tells nowhere")
+    assert attention.multiplies_tiles() is (" amx_tile" in cpu.read_text())
 
 
 def test_towers_of_all_libraries_use_it(calls: list[int]) -> None:
