@@ -3,7 +3,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import torch
@@ -219,12 +220,18 @@ class DualEncoder(nn.Module):
         if self.long_texts != "head":
             settings["long_texts"] = self.long_texts
         digest.update(json.dumps(settings, sort_keys=True).encode())
-        for part in ("image_tower", "text_tower", "image_projection", "text_projection"):
-            loaded = self.tower_digests.get(part)
-            digest.update((loaded or state_digest(getattr(self, part))).encode())
+        for part in self._digests():
+            digest.update(part.encode())
         for scalar in (self.log_logit_scale, self.logit_bias_parameter):
             digest.update(b"" if scalar is None else scalar.detach().cpu().numpy().tobytes())
         return f"sha256:{digest.hexdigest()}"
+
+    def _digests(self) -> list[str]:
+        """Return those of towers and projections; of towers in bfloat16, what they were."""
+        names = ("image_tower", "text_tower", "image_projection", "text_projection")
+        ours = [name for name in names if name not in self.tower_digests]
+        found = dict(zip(ours, state_digests(getattr(self, name) for name in ours), strict=True))
+        return [self.tower_digests.get(name) or found[name] for name in names]
 
     def save(
         self,
@@ -278,6 +285,12 @@ def rest_frozen(module: nn.Module) -> None:
             continue
         rest_frozen(child)
         begun = begun or any(parameter.requires_grad for parameter in child.parameters())
+
+
+def state_digests(states: Iterable[nn.Module]) -> list[str]:
+    """Return the `state_digest` of each; they are hashed side by side."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(state_digest, states))
 
 
 def state_digest(state: nn.Module | Mapping[str, Tensor]) -> str:

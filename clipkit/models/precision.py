@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from clipkit.errors import ConfigError
-from clipkit.models.dual_encoder import DualEncoder, state_digest
+from clipkit.models.dual_encoder import DualEncoder, state_digests
 from clipkit.models.structure import TOWERS
 
 Precision = Literal["float32", "bf16", "auto"]
@@ -67,15 +67,15 @@ def halve_towers(model: DualEncoder) -> None:
     are there for training are folded into one convolution, where timm knows how (MobileOne,
     FastViT, RepVGG); features stay within rounding of float32.
     """
-    for name in TOWERS:
-        tower: nn.Module = getattr(model, name)
-        if name in model.tower_digests:
-            continue
-        normalises = _has_batch_norm(tower)
-        if normalises and not any(hasattr(part, way) for part in tower.modules() for way in FOLDS):
-            continue
-        model.tower_digests[name] = state_digest(tower)
-        if normalises:
+    towers: dict[str, nn.Module] = {
+        name: getattr(model, name) for name in TOWERS if name not in model.tower_digests
+    }
+    towers = {
+        name: tower for name, tower in towers.items() if not _has_batch_norm(tower) or _folds(tower)
+    }
+    model.tower_digests.update(zip(towers, state_digests(towers.values()), strict=True))
+    for tower in towers.values():
+        if _has_batch_norm(tower):
             from timm.utils.model import reparameterize_model
 
             reparameterize_model(tower.eval(), inplace=True).requires_grad_(False)
@@ -87,6 +87,10 @@ def halve_towers(model: DualEncoder) -> None:
 
 def _has_batch_norm(tower: nn.Module) -> bool:
     return any(name.endswith("running_var") for name, _ in tower.named_buffers())
+
+
+def _folds(tower: nn.Module) -> bool:
+    return any(hasattr(part, way) for part in tower.modules() for way in FOLDS)
 
 
 def _into_bf16(tower: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -14,7 +14,9 @@ Nothing in a folder is ever run: no pickle, no remote code.
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -164,7 +166,13 @@ def load_model(folder: str | Path) -> DualEncoder:
         MissingExtraError: when a package that carries a tower's weights is not installed.
     """
     root = Path(folder)
-    description = read_description(root)
+    description = _read_json(root)
+    with _checking(root, description["files"]):
+        return _build(root, description)
+
+
+def _build(root: Path, description: Mapping[str, Any]) -> DualEncoder:
+    """Return the model of a folder."""
     if "tokenizer" not in description:
         raise ModelError(
             f"{root} is the image side of a classifier: ZeroShotClassifier.load reads the folder"
@@ -223,12 +231,19 @@ def _adapt(model: DualEncoder, settings: dict[str, Any], root: Path) -> None:
 
 def read_description(folder: Path) -> dict[str, Any]:
     """Read and check `clipkit.json` and the sha256 of every file it lists."""
+    description = _read_json(folder)
+    check_files(folder, description["files"])
+    return description
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
+    """Read and check `clipkit.json`, but none of the files it lists."""
     path = folder / DESCRIPTION
     if not path.is_file():
         raise ModelError(f"{folder} is no clipkit model folder: it has no {DESCRIPTION}")
     try:
         description: dict[str, Any] = json.loads(path.read_text())
-        found, files = description["format"], description["files"]
+        found, _ = description["format"], description["files"]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is damaged: {error!r}") from None
     if found != FORMAT:
@@ -236,8 +251,21 @@ def read_description(folder: Path) -> dict[str, Any]:
     digest = description.get("description_sha256")
     if digest is not None and digest != _description_sha256(description):
         raise ModelError(f"{path} was changed after it was saved (sha256 differs)")
-    check_files(folder, files)
     return description
+
+
+@contextmanager
+def _checking(folder: Path, files: Mapping[str, str]) -> Iterator[None]:
+    """Do what `check_files` does in a thread, while the files are read.
+
+    What is wrong with them comes before what the reading of them found.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        checked = pool.submit(check_files, folder, files)
+        try:
+            yield
+        finally:
+            checked.result()
 
 
 def list_files(folder: Path) -> dict[str, str]:
