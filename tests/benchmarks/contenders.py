@@ -120,9 +120,10 @@ class Sampler:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End."""
+        """Look once more, and end."""
         self._end.set()
         self._thread.join()
+        self.peak = max(self.peak, tree_memory(self.pid))
 
 
 class ContenderError(Exception):

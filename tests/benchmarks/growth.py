@@ -3,12 +3,14 @@
 Reading opens a parquet file with nothing cached, and goes through all of its rows in a shuffled
 order, as an epoch does, without decoding pictures. Export has a tiny image tower, so that what is
 measured is all the rest. Search asks for the ten nearest of ten queries, one by one, exactly.
-Seconds should grow no faster than rows, and memory hardly.
+Seconds should grow no faster than rows, and memory hardly. The sizes have their turns one after
+another, round by round, so that what else slows the machine down slows all of them.
 """
 
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 from tests.benchmarks.contenders import Contender
 from tests.benchmarks.harness import Bench
 from tests.benchmarks.inputs import CLIPKIT
-from tests.benchmarks.race import Row, spread
+from tests.benchmarks.race import Row, interval
 from tests.benchmarks.worker import Work
 
 PICTURES, LINKS, PIECE = 100, "abcd", 250_000
@@ -26,6 +28,10 @@ DEEP = 9
 STORE = ("clipkit.embed.store",)
 """What it takes to open a store."""
 DIM, QUERIES = 512, 10
+FEW = 100
+"""Rows that a process has gone through before it is measured."""
+ONCE_FROM = 40.0
+"""Seconds; a size that takes them is gone through once."""
 
 
 def run(bench: Bench) -> None:
@@ -35,10 +41,12 @@ def run(bench: Bench) -> None:
         "growth: reading rows",
         "read",
         bench.pick((1_000, 20_000), (1_000, 10_000, 100_000, 1_000_000), (1_000_000, 10_000_000)),
-        lambda rows: {"table": str(bench.prepare("growth:write_table", rows=rows))},
+        lambda rows: {
+            "table": str(bench.prepare("growth:write_table", rows=rows)),
+            "few": str(bench.prepare("growth:write_table", rows=FEW)),
+        },
         ("clipkit.data",),
-        warm_up_to=100_000,
-        again_up_to=100_000,
+        rounds=5,
     )
     grow(
         bench,
@@ -47,12 +55,11 @@ def run(bench: Bench) -> None:
         bench.pick((200, 1_000), (1_000, 10_000), (1_000, 100_000, 1_000_000)),
         lambda rows: {
             "table": str(bench.prepare("growth:write_table", rows=rows)),
-            "few": str(bench.prepare("growth:write_table", rows=100)),
+            "few": str(bench.prepare("growth:write_table", rows=FEW)),
             "out": str(bench.folder / f"store{rows}"),
         },
         CLIPKIT,
-        warm_up_to=1_000,
-        again_up_to=10_000,
+        rounds=3,
     )
     grow(
         bench,
@@ -61,8 +68,7 @@ def run(bench: Bench) -> None:
         bench.pick((1_000, 20_000), (1_000, 10_000, 100_000, 1_000_000)),
         lambda rows: {"store": str(bench.prepare("growth:write_store", imports=STORE, rows=rows))},
         STORE,
-        warm_up_to=1_000_000,
-        again_up_to=1_000_000,
+        rounds=5,
     )
 
 
@@ -74,10 +80,9 @@ def grow(
     given: Callable[[int], dict[str, Any]],
     imports: tuple[str, ...],
     *,
-    warm_up_to: int,
-    again_up_to: int,
+    rounds: int,
 ) -> None:
-    """Measure one job at each size, and note how it grows.
+    """Measure one job at all sizes, and note how it grows.
 
     Args:
         bench: measures.
@@ -86,36 +91,36 @@ def grow(
         sizes: rows.
         given: to the function, for so many rows.
         imports: that its process has.
-        warm_up_to: rows; of more, a first time is like any other.
-        again_up_to: rows; more of them are gone through once.
+        rounds: but for the sizes that take long.
     """
-    before: Row | None = None
-    for rows in sizes:
-        contender = Contender(
-            f"clipkit, {rows:,} rows",
-            f"growth:{function}",
-            given(rows),
-            imports=imports,
-        )
-        (row,) = bench.race(
-            job,
-            [contender],
-            amount=rows,
-            unit="rows",
-            rounds=bench.pick(1, 3) if rows <= again_up_to else 1,
-            warm=rows <= warm_up_to,
-        )
-        if before is not None and before.counts and row.counts:
-            more = row.amount / before.amount
-            longer = spread(row.seconds)[0] / spread(before.seconds)[0]
-            least = min(row.seconds) / max(before.seconds)
-            most = max(row.seconds) / min(before.seconds)
-            row.note = (
-                f"{before.amount:,.0f} to {row.amount:,.0f} rows: {more:.0f} times as many,"
-                f" {longer:.1f} times as long (by the rounds {least:.1f} to {most:.1f}),"
-                f" {before.memory_mb:.0f} to {row.memory_mb:.0f} MB."
-            )
-        before = row
+    rows = bench.race(
+        job,
+        [
+            Contender(f"clipkit, {size:,} rows", f"growth:{function}", given(size), imports=imports)
+            for size in sizes
+        ],
+        amount=sizes,
+        unit="rows",
+        rounds=bench.pick(1, rounds),
+        at_least=bench.pick(1, rounds),
+        warm=False,
+        once_from=ONCE_FROM,
+    )
+    for smaller, larger in pairwise(rows):
+        if smaller.counts and larger.counts:
+            larger.note = growth(smaller, larger)
+
+
+def growth(smaller: Row, larger: Row) -> str:
+    """Say how a job grew; the larger size has as many rounds, or one."""
+    times = larger.seconds * len(smaller.seconds) if len(larger.seconds) == 1 else larger.seconds
+    longer, low, high = interval([b / a for a, b in zip(smaller.seconds, times, strict=False)])
+    sure = f" ({low:.1f} to {high:.1f})" if len(smaller.seconds) > 1 else ""
+    return (
+        f"{smaller.amount:,.0f} to {larger.amount:,.0f} rows:"
+        f" {larger.amount / smaller.amount:.0f} times as many, {longer:.1f} times as long{sure},"
+        f" {smaller.memory_mb:.0f} to {larger.memory_mb:.0f} MB."
+    )
 
 
 def folder_of(number: int) -> str:
@@ -167,20 +172,21 @@ def write_table(folder: str, rows: int) -> Work:
     return Work(go)
 
 
-def read(table: str) -> Work:
+def read(table: str, few: str) -> Work:
     """Open a table and look at each row."""
     from clipkit.data import load_data
 
     cache = f"{table}/cache"
     os.environ["CLIPKIT_CACHE"] = cache
 
-    def go() -> float:
+    def go(table: str = table) -> float:
         data = load_data(f"{table}/rows.parquet")
         letters = 0
         for row in np.random.default_rng(0).permutation(len(data)).tolist():
             letters += len(data[row].captions[0])
         return float(letters)
 
+    go(few)
     return Work(go, before=lambda: shutil.rmtree(cache, ignore_errors=True))
 
 
@@ -216,6 +222,7 @@ def search(store: str) -> Work:
 
     opened = EmbeddingStore(f"{store}/store")
     queries = np.random.default_rng(1).standard_normal((QUERIES, DIM))
+    opened.search(queries[0], k=10)
 
     def go() -> None:
         for query in queries:

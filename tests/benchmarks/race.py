@@ -110,7 +110,7 @@ class Race:
     Args:
         job: what the work is.
         contenders: the first of them gives the answer that others are compared with.
-        amount: how many units one go gets through.
+        amount: how many units one go gets through, or of each contender how many.
         unit: what they are.
         compare: what two answers must have in common; it says how alike they are, or raises.
         compare_bf16: likewise, for those that compute in bfloat16.
@@ -123,6 +123,7 @@ class Race:
         enough: seconds of work, of all of them, after which no further round begins; what they take
             to start, most of it imports, does not count.
         at_least: rounds that there are in any case.
+        once_from: seconds; who takes them for a go has one round, among those of the others.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class Race:
         job: str,
         contenders: Sequence[Contender],
         *,
-        amount: float,
+        amount: float | Sequence[float],
         unit: str,
         compare: Compare | None = None,
         compare_bf16: Compare | None = None,
@@ -141,16 +142,18 @@ class Race:
         limit: float = SECONDS_AT_MOST,
         enough: float = math.inf,
         at_least: int = 1,
+        once_from: float = math.inf,
     ) -> None:
         """Make a row for each."""
         self.contenders = contenders
         self.compare = {"float32": compare, "bf16": compare_bf16 or compare}
         self.rounds, self.goes, self.warm = rounds, goes, warm
         self.together, self.limit = together, limit
-        self.enough, self.at_least = enough, at_least
+        self.enough, self.at_least, self.once_from = enough, at_least, once_from
+        amounts = amount if isinstance(amount, Sequence) else [amount] * len(contenders)
         self.rows = [
-            Row(job, one.who, one.device, one.precision, one.is_peer, amount, unit)
-            for one in contenders
+            Row(job, one.who, one.device, one.precision, one.is_peer, units, unit)
+            for one, units in zip(contenders, amounts, strict=True)
         ]
         self.reference: Answer | None = None
         self.worked = 0.0
@@ -163,7 +166,7 @@ class Race:
                 if turn >= self.at_least and self.worked > self.enough:
                     break
                 for at, contender in enumerate(self.contenders):
-                    if self.rows[at].problem or self.rows[at].left:
+                    if self._is_done(at):
                         continue
                     try:
                         if contender.command:
@@ -185,6 +188,11 @@ class Race:
         share_flops(self.rows)
         compare_with_peers(self.rows)
         return self.rows
+
+    def _is_done(self, at: int) -> bool:
+        """Whether a contender has no further round."""
+        row = self.rows[at]
+        return bool(row.problem) or row.left or max(row.seconds, default=0.0) >= self.once_from
 
     def _start(self, folder: Path, stack: ExitStack) -> dict[int, Running]:
         """Start all processes; return when all have set themselves up, which is mostly imports."""

@@ -12,6 +12,7 @@ import pytest
 
 from tests.benchmarks.compare import Answer, same_direction, same_for_scale, same_numbers
 from tests.benchmarks.contenders import Contender, Running, warm_up
+from tests.benchmarks.growth import growth
 from tests.benchmarks.harness import Bench
 from tests.benchmarks.race import Race, Row, compare_with_peers, interval, leave, spread
 from tests.benchmarks.table import Results
@@ -26,8 +27,9 @@ def contender(who: str, function: str, /, **given: object) -> Contender:
     return Contender(who, f"test_harness:{function}", given)
 
 
-def noting(log: str, who: str, answer: float = 1.0) -> Work:
+def noting(log: str, who: str, answer: float = 1.0, seconds: float = 0.0) -> Work:
     def go() -> np.ndarray:
+        time.sleep(seconds)
         with Path(log).open("a") as file:
             file.write(f"{who} {os.getpid()}\n")
         return np.full(3, answer)
@@ -151,6 +153,38 @@ def test_no_round_begins_after_enough(tmp_path: Path) -> None:
     one = [contender("clipkit", "noting", log=str(tmp_path / "log"), who="a")]
     (row,) = Race("job", one, amount=1, unit="things", rounds=5, enough=0).run()
     assert len(row.seconds) == 1
+
+
+def test_who_takes_long_has_one_round_among_those_of_the_others(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    both = [
+        contender("clipkit, 1", "noting", log=str(log), who="short"),
+        contender("clipkit, 9", "noting", log=str(log), who="long", seconds=1.0),
+    ]
+    rows = Race("job", both, amount=[1, 9], unit="rows", rounds=3, warm=False, once_from=1.0).run()
+    assert [line.split()[0] for line in log.read_text().splitlines()] == [
+        "short",
+        "long",
+        "short",
+        "short",
+    ]
+    assert [row.amount for row in rows] == [1, 9]
+    assert [len(row.seconds) for row in rows] == [3, 1]
+
+
+def test_growth_is_told_round_by_round() -> None:
+    small, large = (
+        Row("job", "clipkit", "cpu", "float32", False, amount, "rows", memory_mb=mb)
+        for amount, mb in ((1000, 10.0), (10_000, 12.0))
+    )
+    small.seconds = [1.0, 2.0, 4.0]
+    large.seconds = [10.0, 20.0, 40.0]  # the machine slows down, and the ratio stays
+    told = "1,000 to 10,000 rows: 10 times as many, 10.0 times as long (10.0 to 10.0), 10 to 12 MB."
+    assert growth(small, large) == told
+    large.seconds = [20.0]
+    assert "10.0 times as long (" in growth(small, large)
+    small.seconds = [2.0]
+    assert "10.0 times as long, 10 to 12 MB" in growth(small, large)
 
 
 def test_a_loop_of_its_own_is_paced(tmp_path: Path) -> None:
