@@ -226,12 +226,14 @@ def test_tiles_make_inference_pytorchs_own(
     monkeypatch.setattr(attention, "multiplies_tiles", lambda: tiles)
     sides, causal = drawn(), masks()["causal"]
     exact = by_the_formula(sides, causal, 0.25)[0]
+    query, key, value = sides
+    rest = [side.detach() for side in sides]
     with fast_paths(CPU):
         with torch.inference_mode():
-            inferred = scaled_dot_product_attention(*sides, attn_mask=causal)
-        frozen = scaled_dot_product_attention(*(side.detach() for side in sides), attn_mask=causal)
+            inferred = scaled_dot_product_attention(query, key, value, causal)
+        frozen = scaled_dot_product_attention(rest[0], rest[1], rest[2], causal)
         assert len(calls) == (0 if tiles else 2)
-        scaled_dot_product_attention(*sides, attn_mask=causal)
+        scaled_dot_product_attention(query, key, value, causal)
         assert len(calls) == (1 if tiles else 3)
     for values in (inferred, frozen):
         assert ((values.double() - exact).norm() / exact.norm()).item() < 0.006
