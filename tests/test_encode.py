@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 
 from clipkit.data import load_data
 from clipkit.data.decode import NO_IMAGE
@@ -37,6 +39,24 @@ def test_texts_a_batch(
         return torch.zeros(seen[-1], model.dim)
 
     encode_texts(model, ["a cat"] * 70, encode=encode)
+    assert seen == batches
+
+
+@pytest.mark.parametrize(
+    ("convolutions", "batches"), [(1, [32, 32, 6]), (5, [8] * 8 + [6])], ids=["vit", "convolutions"]
+)
+def test_images_a_batch(
+    model: DualEncoder, monkeypatch: pytest.MonkeyPatch, convolutions: int, batches: list[int]
+) -> None:
+    layers = (nn.Conv2d(3, 3, 1) for _ in range(convolutions))
+    monkeypatch.setattr(model, "image_tower", nn.Sequential(*layers))
+    seen = []
+
+    def encode(images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return torch.zeros(seen[-1], model.dim)
+
+    encode_images(model, [Image.new("RGB", (8, 8))] * 70, encode=encode)
     assert seen == batches
 
 
