@@ -10,8 +10,8 @@ parts that fit into the cache. Dao et al. 2022, https://arxiv.org/abs/2205.14135
 probabilities are had again.
 
 Processors that multiply tiles (AMX) are the exception: there PyTorch's own, forward alone, is 1.5
-to 3 times as fast as what is here, and is used. Forward and backward it is not: at 24 to 77 tokens
-it takes 2.1 to 3.2 times as long (two cores of a Xeon).
+to 4 times as fast as what is here, and is used. Forward and backward it takes 1.9 to 3.2 times as
+long at 24 to 77 tokens, and about as long at 197 and 257 (two cores of a Xeon).
 """
 
 from collections.abc import Callable, Iterator

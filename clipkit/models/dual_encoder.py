@@ -230,8 +230,9 @@ class DualEncoder(nn.Module):
         """Return those of towers and projections; of towers in bfloat16, what they were."""
         names = ("image_tower", "text_tower", "image_projection", "text_projection")
         ours = [name for name in names if name not in self.tower_digests]
-        found = dict(zip(ours, state_digests(getattr(self, name) for name in ours), strict=True))
-        return [self.tower_digests.get(name) or found[name] for name in names]
+        made = zip(ours, state_digests(getattr(self, name) for name in ours), strict=True)
+        found = self.tower_digests | dict(made)
+        return [found[name] for name in names]
 
     def save(
         self,

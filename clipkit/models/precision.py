@@ -67,14 +67,11 @@ def halve_towers(model: DualEncoder) -> None:
     are there for training are folded into one convolution, where timm knows how (MobileOne,
     FastViT, RepVGG); features stay within rounding of float32.
     """
-    towers: dict[str, nn.Module] = {
-        name: getattr(model, name) for name in TOWERS if name not in model.tower_digests
-    }
-    towers = {
-        name: tower for name, tower in towers.items() if not _has_batch_norm(tower) or _folds(tower)
-    }
-    model.tower_digests.update(zip(towers, state_digests(towers.values()), strict=True))
-    for tower in towers.values():
+    left = [name for name in TOWERS if name not in model.tower_digests]
+    names = [name for name in left if _changes(getattr(model, name))]
+    towers: list[nn.Module] = [getattr(model, name) for name in names]
+    model.tower_digests.update(zip(names, state_digests(towers), strict=True))
+    for tower in towers:
         if _has_batch_norm(tower):
             from timm.utils.model import reparameterize_model
 
@@ -89,8 +86,10 @@ def _has_batch_norm(tower: nn.Module) -> bool:
     return any(name.endswith("running_var") for name, _ in tower.named_buffers())
 
 
-def _folds(tower: nn.Module) -> bool:
-    return any(hasattr(part, way) for part in tower.modules() for way in FOLDS)
+def _changes(tower: nn.Module) -> bool:
+    """Whether a tower can be halved, or its branches folded."""
+    folds = any(hasattr(part, way) for part in tower.modules() for way in FOLDS)
+    return folds or not _has_batch_norm(tower)
 
 
 def _into_bf16(tower: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -112,7 +112,7 @@ def grow(
 
 
 def growth(smaller: Row, larger: Row) -> str:
-    """Say how a job grew; the larger size has as many rounds, or one."""
+    """Say how a job grew, by rounds; where the larger size has one, by the smaller one's alone."""
     times = larger.seconds * len(smaller.seconds) if len(larger.seconds) == 1 else larger.seconds
     longer, low, high = interval([b / a for a, b in zip(smaller.seconds, times, strict=False)])
     sure = f" ({low:.1f} to {high:.1f})" if len(smaller.seconds) > 1 else ""

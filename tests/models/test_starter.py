@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,12 @@ def test_the_shipped_weights_are_small_and_carry_no_tower() -> None:
     sizes = {path.name: path.stat().st_size for path in STARTER_FOLDER.iterdir() if path.is_file()}
     assert sizes["model.safetensors"] < 8_000_000
     assert "README.md" in sizes
+
+
+def test_its_fingerprint_is_the_one_that_was_recorded(starter: DualEncoder) -> None:
+    """Stores that people have would not be known again, were it made in another way."""
+    description = json.loads((STARTER_FOLDER / "clipkit.json").read_text())
+    assert starter.fingerprint() == description["fingerprint"]
 
 
 def test_the_starter_knows_everyday_things(starter: DualEncoder) -> None:
