@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.benchmarks.compare import Answer, same_direction, same_for_scale, same_numbers
-from tests.benchmarks.contenders import Contender, Running, warm_up
+from tests.benchmarks.contenders import Contender, Running, Sampler, warm_up
 from tests.benchmarks.growth import growth
 from tests.benchmarks.harness import Bench
 from tests.benchmarks.race import Race, Row, compare_with_peers, interval, leave, spread
@@ -147,6 +147,15 @@ def test_without_a_warm_up_the_first_go_counts(tmp_path: Path) -> None:
     (row,) = Race("job", one, amount=1, unit="things", rounds=2, warm=False).run()
     assert len(row.seconds) == len(log.read_text().splitlines()) == 2
     assert row.memory_mb is not None
+
+
+def test_memory_is_looked_at_in_the_end() -> None:
+    """Also of work that is over before it is looked at again."""
+    with Sampler(os.getpid(), every=60) as sampler:
+        before = sampler.peak
+        held = bytearray(b"x") * (200 * MB)
+    assert sampler.peak - before > 150
+    assert held
 
 
 def test_no_round_begins_after_enough(tmp_path: Path) -> None:
